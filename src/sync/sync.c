@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Locks and time on pthread.
+ *
+ * Each acquisition is announced to the rank checker before it may wait, so that a wrong order is a
+ * message and not a deadlock; each release before the lock is given up, because afterwards the
+ * object it lies in may be gone.
+ *
+ *  S1  A bit lock's waiters are never forgotten: see bit_unlock().
+ *  S2  bit_unlock() does not touch the word once the bit is clear.
+ */
+#include "sync/sync.h"
+
+#include "sync/sync_priv.h"
+
+#include <time.h>
+
+/* These pthread calls fail only when they are misused: our mistake. */
+static void must(int err)
+{
+	assert(err == 0);
+	(void)err;
+}
+
+/* ---- mutex, rwlock, cond ------------------------------------------------------------------- */
+
+void mutex_init(struct mutex *m, enum lock_rank rank)
+{
+	must(pthread_mutex_init(&m->os, NULL));
+	m->rank = rank;
+}
+
+void mutex_finish(struct mutex *m)
+{
+	must(pthread_mutex_destroy(&m->os));
+}
+
+NO_TSA void mutex_lock(struct mutex *m)
+{
+	lockrank_acquire(m->rank, 0, m);
+	must(pthread_mutex_lock(&m->os));
+}
+
+NO_TSA bool mutex_trylock(struct mutex *m)
+{
+	if (pthread_mutex_trylock(&m->os) != 0)
+		return false;
+	lockrank_acquire_tried(m->rank, 0, m);
+	return true;
+}
+
+NO_TSA void mutex_unlock(struct mutex *m)
+{
+	lockrank_release(m->rank, m);
+	must(pthread_mutex_unlock(&m->os));
+}
+
+void mutex_assert_held(const struct mutex *m)
+{
+	lockrank_assert_held(m->rank, m);
+}
+
+void rwlock_init(struct rwlock *l, enum lock_rank rank, uint64_t key)
+{
+	must(pthread_rwlock_init(&l->os, NULL));
+	l->rank = rank;
+	l->key = key;
+}
+
+void rwlock_finish(struct rwlock *l)
+{
+	must(pthread_rwlock_destroy(&l->os));
+}
+
+NO_TSA void rwlock_read(struct rwlock *l)
+{
+	lockrank_acquire(l->rank, l->key, l);
+	must(pthread_rwlock_rdlock(&l->os));
+}
+
+NO_TSA void rwlock_read_unlock(struct rwlock *l)
+{
+	lockrank_release(l->rank, l);
+	must(pthread_rwlock_unlock(&l->os));
+}
+
+NO_TSA void rwlock_write(struct rwlock *l)
+{
+	lockrank_acquire(l->rank, l->key, l);
+	must(pthread_rwlock_wrlock(&l->os));
+}
+
+NO_TSA void rwlock_write_unlock(struct rwlock *l)
+{
+	lockrank_release(l->rank, l);
+	must(pthread_rwlock_unlock(&l->os));
+}
+
+void cond_init(struct cond *c)
+{
+	must(pthread_cond_init(&c->os, NULL));
+}
+
+void cond_finish(struct cond *c)
+{
+	must(pthread_cond_destroy(&c->os));
+}
+
+/* For the checker the mutex stays held: the thread sleeps, and has it again when it wakes up. */
+NO_TSA void cond_wait(struct cond *c, struct mutex *m)
+{
+	lockrank_assert_last(m->rank, m);
+	must(pthread_cond_wait(&c->os, &m->os));
+}
+
+void cond_signal(struct cond *c)
+{
+	must(pthread_cond_signal(&c->os));
+}
+
+void cond_broadcast(struct cond *c)
+{
+	must(pthread_cond_broadcast(&c->os));
+}
+
+/* ---- bit locks ----------------------------------------------------------------------------- */
+
+/*
+ * Where the waiters of all words with one hash sleep.  Its mutex is held for a few instructions and
+ * never while another lock is taken, so it needs no rank.
+ */
+struct bit_bucket {
+	pthread_mutex_t mutex;
+	pthread_cond_t wakeup;
+	_Atomic uint32_t waiters;
+} __attribute__((aligned(64))); /* neighbours do not share a cache line */
+
+#define BUCKET_BITS 6
+
+static struct bit_bucket bit_buckets[1u << BUCKET_BITS] = {
+	[0 ...(1u << BUCKET_BITS) - 1] = {
+		.mutex = PTHREAD_MUTEX_INITIALIZER,
+		.wakeup = PTHREAD_COND_INITIALIZER,
+	},
+};
+
+static struct bit_bucket *bucket_of(const _Atomic uint32_t *word)
+{
+	uint64_t h = (uint64_t)(uintptr_t)word * UINT64_C(0x9e3779b97f4a7c15);
+
+	return &bit_buckets[h >> (64 - BUCKET_BITS)];
+}
+
+static bool take_bit(_Atomic uint32_t *word, uint32_t bit)
+{
+	return (atomic_fetch_or(word, bit) & bit) == 0;
+}
+
+/*
+ * From the moment it is counted until it sleeps a waiter has the bucket's mutex; a wakeup, sent
+ * under the same mutex, comes before the last look at the bit or finds it asleep.
+ */
+static COLD void wait_for_bit(_Atomic uint32_t *word, uint32_t bit)
+{
+	struct bit_bucket *b = bucket_of(word);
+
+	must(pthread_mutex_lock(&b->mutex));
+	atomic_fetch_add(&b->waiters, 1);
+	while (!take_bit(word, bit))
+		must(pthread_cond_wait(&b->wakeup, &b->mutex));
+	atomic_fetch_sub(&b->waiters, 1);
+	must(pthread_mutex_unlock(&b->mutex));
+}
+
+void bit_lock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank, uint64_t key)
+{
+	assert(is_pow2(bit));
+	lockrank_acquire(rank, key, word);
+	if (!take_bit(word, bit))
+		wait_for_bit(word, bit);
+}
+
+bool bit_trylock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank, uint64_t key)
+{
+	assert(is_pow2(bit));
+	if (!take_bit(word, bit))
+		return false;
+	lockrank_acquire_tried(rank, key, word);
+	return true;
+}
+
+/*
+ * The waiter counts itself and then looks at the bit; we clear the bit and then look at the count.
+ * All four are sequentially consistent, so at least one of the two sees the other: either the
+ * waiter finds the bit clear, or we find the waiter and wake it.  Weaker orders would allow both to
+ * miss.
+ *
+ * The broadcast wakes waiters of other words with the same hash too: they look and sleep again.
+ */
+void bit_unlock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank)
+{
+	struct bit_bucket *b = bucket_of(word);
+	uint32_t before;
+
+	lockrank_release(rank, word);
+	before = atomic_fetch_and(word, ~bit);
+	assert((before & bit) != 0);
+	(void)before;
+
+	if (unlikely(atomic_load(&b->waiters) != 0)) {
+		must(pthread_mutex_lock(&b->mutex));
+		must(pthread_cond_broadcast(&b->wakeup));
+		must(pthread_mutex_unlock(&b->mutex));
+	}
+}
+
+/* ---- the caller's memory ------------------------------------------------------------------- */
+
+void user_copy_out(void *user, const void *from, size_t bytes)
+{
+	lockrank_assert_none();
+	if (bytes != 0)
+		memcpy(user, from, bytes);
+}
+
+/* ---- time ---------------------------------------------------------------------------------- */
+
+int64_t clock_realtime_sec(void)
+{
+	struct timespec now;
+
+	must(clock_gettime(CLOCK_REALTIME, &now));
+	return now.tv_sec;
+}
+
+void sleep_ms(uint32_t ms)
+{
+	struct timespec left = {
+		.tv_sec = (time_t)(ms / 1000),
+		.tv_nsec = (long)(ms % 1000) * 1000000,
+	};
+
+	while (nanosleep(&left, &left) < 0 && errno == EINTR)
+		;
+}
