@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Block devices: a table of operations, stackable, behind one contract wrapper.
+ *
+ * A device is a row of bytes of fixed size.  Filters (overlay, failing) stand on another device and
+ * own it: closing the top closes all below.  Callers use the dev_*() functions, never the slots:
+ * the wrapper checks ranges and counts requests.  All of it may be called from any thread at once.
+ */
+#ifndef DEV_DEV_H
+#define DEV_DEV_H
+
+#include "base/base.h"
+
+#include <stdatomic.h>
+#include <sys/uio.h>
+
+struct dev;
+
+/*
+ * Slots.  The wrapper has checked that the range lies inside the device and is not empty.  A read
+ * that succeeds filled everything.  No slot may be called with a mutex held that I/O completion
+ * needs; ranks up to `buf` may be held across read.
+ */
+struct dev_ops {
+	const char *name;
+	int (*read)(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+		    uint64_t bytes);
+	/* NULL: the device is read-only and dev_write() gives -EROFS. */
+	int (*write)(struct dev *d, uint64_t offset, const void *data, size_t bytes);
+	/* A hint; NULL: none. */
+	void (*prefetch)(struct dev *d, uint64_t offset, uint64_t bytes);
+	void (*close)(struct dev *d);
+};
+
+struct dev_stats {
+	_Atomic uint64_t reads;
+	_Atomic uint64_t bytes_read;
+};
+
+struct dev {
+	const struct dev_ops *ops; /* c */
+	uint64_t size;		   /* c: bytes */
+	struct dev *below;	   /* c: of a filter; NULL at the bottom */
+	struct dev_stats stats;	   /* a */
+};
+
+#define DEV_IOV_MAX 256
+
+/* Fills @buf with [@offset, @offset + @bytes).  -EIO behind the end of the device. */
+int dev_read(struct dev *d, uint64_t offset, void *buf, size_t bytes) MUST_CHECK;
+/* The same into @iov, at most DEV_IOV_MAX pieces, in one request. */
+int dev_readv(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count) MUST_CHECK;
+int dev_write(struct dev *d, uint64_t offset, const void *data, size_t bytes) MUST_CHECK;
+void dev_prefetch(struct dev *d, uint64_t offset, uint64_t bytes);
+/* Requests that reached the bottom device of the stack. */
+void dev_bottom_stats(const struct dev *d, uint64_t *ret_reads, uint64_t *ret_bytes);
+void dev_close(struct dev *d); /* NULL is fine; closes what is below too */
+
+/* For implementations: fills the common part. */
+void dev_init(struct dev *d, const struct dev_ops *ops, uint64_t size, struct dev *below);
+
+/* ---- kinds --------------------------------------------------------------------------------- */
+
+enum dev_file_flag {
+	DEV_FILE_NOLOCK = 1u << 0, /* take no lock and look for no other users */
+};
+
+/*
+ * The part [@offset, @offset + @length) of a regular file or block device, opened read-only;
+ * @length 0: up to the end.  Unless NOLOCK: takes a shared OFD lock, opens block devices O_EXCL,
+ * and refuses with -EBUSY a file that somebody holds locked for writing or that backs a writable
+ * loop device (which an OFD lock does not see), naming the user.
+ */
+int dev_file_open(const char *path, uint64_t offset, uint64_t length, uint32_t flags,
+		  struct dev **ret_dev) MUST_CHECK;
+/* The same on a duplicate of @fd. */
+int dev_file_open_fd(int fd, uint64_t offset, uint64_t length, uint32_t flags,
+		     struct dev **ret_dev) MUST_CHECK;
+
+/*
+ * Copy on write in memory over @below, which it owns from now on (also on failure it is left to the
+ * caller).  Writes are whole blocks of @block_size, at multiples of it, and never reach @below.
+ */
+int dev_overlay_create(struct dev *below, uint32_t block_size, struct dev **ret_dev) MUST_CHECK;
+
+/*
+ * For tests: a device in the caller's memory, and a filter that fails the @nth read from now (1:
+ * the next) with -EIO; 0: none.
+ */
+int dev_ram_create(void *data, uint64_t size, struct dev **ret_dev) MUST_CHECK;
+int dev_fail_create(struct dev *below, struct dev **ret_dev) MUST_CHECK;
+void dev_fail_nth_read(struct dev *d, uint64_t nth);
+
+#endif
