@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libuext4: ext4 in user space.
+ *
+ * Opens ext2, ext3 and ext4 images and devices and reads them, without root, a kernel mount or a
+ * virtual machine.  This version never writes: the image is opened read-only, and a journal that
+ * was left dirty is replayed into memory.
+ *
+ * CONTRACT
+ *
+ *  Errors    Functions that can fail return 0 or a negative errno; results go to `ret_` parameters,
+ *            which are untouched on failure.  uext4_last_error() explains the calling thread's last
+ *            failure in words.  -EUCLEAN: the image's structure is wrong.  -EBADMSG: a checksum is
+ *            wrong.  -EOPNOTSUPP: a feature this version does not know (named in the text).
+ *            -EBUSY: somebody else is using the image.
+ *  Threads   Every function may be called from any thread at any time, on the same objects, with
+ *            two exceptions: nothing may use an object while or after it is closed, and the buffers
+ *            given to a call belong to that call until it returns.  No function takes a lock that
+ *            spans the file system; readers of one file run in parallel.
+ *  State     There is no global state: any number of images may be open in one process.
+ *  Names     are byte strings without encoding.  A component has 1 to 255 bytes, none of them
+ *            '/' or NUL.  Inode numbers are ext4's own: the root directory is UEXT4_ROOT_INO.
+ *  ABI       Structs that the caller fills start with `size`, set to sizeof; structs that the
+ *            library fills may grow at the end only with a new SONAME.
+ */
+#ifndef UEXT4_H
+#define UEXT4_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define UEXT4_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define UEXT4_MUST_CHECK
+#endif
+
+#define UEXT4_ROOT_INO 2u
+#define UEXT4_NAME_MAX 255u
+
+struct uext4_fs;   /* one open image */
+struct uext4_file; /* one open regular file */
+struct uext4_dir;  /* one open directory listing */
+
+/* The library's version, "MAJOR.MINOR.PATCH".  Never fails. */
+const char *uext4_version(void);
+
+/*
+ * The text of the calling thread's last failed call, "" if there was none.  Valid until the same
+ * thread calls the library again.
+ */
+const char *uext4_last_error(void);
+
+/* ---- open and close ------------------------------------------------------------------------ */
+
+enum uext4_open_flag {
+	/* Show the image as it lies, without replaying its journal. */
+	UEXT4_OPEN_NORECOVERY = 1u << 0,
+	/* Do not lock the image or look for other users of it.  What is read may be inconsistent. */
+	UEXT4_OPEN_NOLOCK = 1u << 1,
+};
+
+struct uext4_open_options {
+	size_t size;	       /* sizeof(struct uext4_open_options) */
+	uint32_t flags;	       /* enum uext4_open_flag */
+	uint32_t block_size;   /* bytes; only with superblock != 0; 0 tries every size */
+	uint64_t offset;       /* where the file system starts in the image, bytes */
+	uint64_t length;       /* how many bytes of the image belong to it; 0: up to the end */
+	uint64_t superblock;   /* block number of a backup superblock; 0: the primary one */
+	uint64_t cache_bytes;  /* bound of data and metadata kept in memory; 0: 32 MiB */
+	const char *journal_path; /* the external journal of a dirty image; NULL: none is given */
+};
+
+/*
+ * Opens the image at @path: a regular file or block device.  @options may be NULL.
+ * Reads the superblock, the journal if it is dirty, and little else, whatever the image's size.
+ * Errors: -EBUSY in use by somebody else; -EOPNOTSUPP an incompatible feature; -EINVAL no ext4 here,
+ * or bad options; -ENOTRECOVERABLE a journal is pending that cannot be replayed (an external one that
+ * was not given, or a damaged one); -EUCLEAN, -EBADMSG damaged; -EIO, -ENOMEM, and those of open(2).
+ */
+int uext4_open(const char *path, const struct uext4_open_options *options,
+	       struct uext4_fs **ret_fs) UEXT4_MUST_CHECK;
+
+/* The same for an open file descriptor, which is duplicated: the caller keeps its own. */
+int uext4_open_fd(int fd, const struct uext4_open_options *options,
+		  struct uext4_fs **ret_fs) UEXT4_MUST_CHECK;
+
+/* Closes @fs (NULL is fine).  All files and directories of it must have been closed before. */
+void uext4_close(struct uext4_fs *fs);
+
+/* ---- about the file system ------------------------------------------------------------------ */
+
+enum uext4_feature_set { UEXT4_COMPAT, UEXT4_INCOMPAT, UEXT4_RO_COMPAT };
+
+struct uext4_info {
+	uint8_t uuid[16];
+	char label[17];	       /* NUL-terminated */
+	char last_mounted[65]; /* NUL-terminated */
+	uint32_t features[3];  /* by enum uext4_feature_set */
+	uint32_t unknown_ro_compat; /* bits of features[UEXT4_RO_COMPAT] this version does not know */
+	uint32_t revision;
+	uint32_t state;	  /* s_state: 1 clean, 2 errors, 4 orphans; after replay */
+	uint32_t errors_policy; /* s_errors */
+	uint32_t error_count;   /* s_error_count */
+	uint32_t block_size;
+	uint32_t cluster_size; /* bytes; block_size without bigalloc */
+	uint32_t inode_size;
+	uint32_t desc_size;
+	uint32_t blocks_per_group;
+	uint32_t inodes_per_group;
+	uint32_t groups;
+	uint32_t hash_version; /* s_def_hash_version */
+	uint64_t blocks;
+	uint64_t blocks_free;
+	uint64_t blocks_reserved;
+	uint32_t inodes;
+	uint32_t inodes_free;
+	int64_t made_time; /* s_mkfs_time, seconds */
+	int64_t mount_time;
+	int64_t write_time;
+	int64_t check_time;
+	uint32_t mount_count;
+	/* journal */
+	uint32_t journal_ino;	       /* 0: none, or external */
+	uint32_t journal_blocks;       /* journal blocks; 0 when external or none */
+	uint32_t journal_fast_blocks;  /* of these, fast-commit blocks */
+	uint8_t journal_external;
+	uint8_t journal_dirty;	       /* the image as it lies needs recovery */
+	uint8_t journal_replayed;      /* this view has the journal applied, in memory */
+	uint8_t journal_checksum;      /* 0 none, 1, 2, 3: jbd2 checksum version */
+	uint32_t replayed_transactions;
+	uint32_t replayed_blocks;
+	uint32_t replayed_revokes;
+	uint32_t replayed_fast_commits;
+	uint32_t orphans; /* inodes on the orphan list or in the orphan file, after replay */
+};
+
+int uext4_info(struct uext4_fs *fs, struct uext4_info *ret_info) UEXT4_MUST_CHECK;
+
+/*
+ * The name of bit @bit (0 to 31) of a feature set as mke2fs spells it, or NULL if it has none.
+ * Never fails; the string is constant.
+ */
+const char *uext4_feature_name(enum uext4_feature_set set, unsigned bit);
+
+/* As statfs(2) of a kernel mount of the image (bsddf, unless @minixdf counts overhead in). */
+struct uext4_statfs {
+	uint64_t blocks; /* of block_size bytes */
+	uint64_t blocks_free;
+	uint64_t blocks_available; /* to unprivileged users */
+	uint64_t inodes;
+	uint64_t inodes_free;
+	uint64_t fsid; /* as the kernel folds it from the UUID */
+	uint32_t block_size;
+	uint32_t name_max;
+};
+
+enum uext4_statfs_flag { UEXT4_STATFS_MINIXDF = 1u << 0 };
+
+int uext4_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret) UEXT4_MUST_CHECK;
+
+/* What the engine has done since the image was opened. */
+struct uext4_stats {
+	uint64_t device_reads; /* read requests to the image */
+	uint64_t device_bytes_read;
+	uint64_t buffer_hits; /* metadata blocks found in memory */
+	uint64_t buffer_misses;
+	uint64_t page_hits; /* file pages found in memory */
+	uint64_t page_misses;
+	uint64_t cache_bytes; /* now in use for both */
+};
+
+int uext4_stats(struct uext4_fs *fs, struct uext4_stats *ret_stats) UEXT4_MUST_CHECK;
+
+/* ---- names and attributes ------------------------------------------------------------------- */
+
+/*
+ * Finds the entry @name of directory @dir_ino.  "." and ".." are looked up like any other.
+ * Errors: -ENOENT, -ENOTDIR, -ENAMETOOLONG, -EINVAL (empty, '/' or NUL inside).
+ */
+int uext4_lookup(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len,
+		 uint32_t *ret_ino) UEXT4_MUST_CHECK;
+
+enum uext4_resolve_flag {
+	UEXT4_RESOLVE_NOFOLLOW = 1u << 0,    /* do not follow a symlink in the last component */
+	UEXT4_RESOLVE_NO_SYMLINKS = 1u << 1, /* -ELOOP on any symlink */
+};
+
+/*
+ * Walks @path from @start_ino ('/' at its head starts at the image's root), following symlinks as
+ * if the image were the whole world: ".." of the root is the root.  "" is @start_ino itself.
+ * Errors: those of uext4_lookup(), and -ELOOP after 40 symlinks.
+ */
+int uext4_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uint32_t flags,
+		  uint32_t *ret_ino) UEXT4_MUST_CHECK;
+
+struct uext4_time {
+	int64_t sec; /* since 1970, UTC */
+	uint32_t nsec;
+};
+
+struct uext4_stat {
+	uint32_t ino;
+	uint32_t mode; /* type and permissions, as st_mode */
+	uint32_t nlink;
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t projid;
+	uint32_t rdev_major; /* of a device node */
+	uint32_t rdev_minor;
+	uint32_t flags; /* i_flags as lsattr shows them */
+	uint32_t generation;
+	uint32_t block_size; /* st_blksize */
+	uint64_t size;
+	uint64_t blocks; /* of 512 bytes, as st_blocks */
+	uint64_t version;
+	struct uext4_time atime;
+	struct uext4_time mtime;
+	struct uext4_time ctime;
+	struct uext4_time crtime; /* 0.0 where the inode has no room for it */
+	uint8_t has_crtime;
+	uint8_t is_inline; /* the contents lie inside the inode */
+};
+
+/* The attributes of inode @ino.  Errors: -ESTALE not in use; -EINVAL no such number. */
+int uext4_stat(struct uext4_fs *fs, uint32_t ino, struct uext4_stat *ret_stat) UEXT4_MUST_CHECK;
+
+/*
+ * The target of symlink @ino, without a NUL, into @buf.  -ERANGE if it does not fit into @size
+ * bytes; @size of 4096 always suffices unless blocks are larger.  -EINVAL: no symlink.
+ */
+int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size,
+		   size_t *ret_len) UEXT4_MUST_CHECK;
+
+/* ---- directories ---------------------------------------------------------------------------- */
+
+enum uext4_file_type { /* as in directory entries on disk */
+	UEXT4_FT_UNKNOWN = 0,
+	UEXT4_FT_REG = 1,
+	UEXT4_FT_DIR = 2,
+	UEXT4_FT_CHR = 3,
+	UEXT4_FT_BLK = 4,
+	UEXT4_FT_FIFO = 5,
+	UEXT4_FT_SOCK = 6,
+	UEXT4_FT_LNK = 7,
+};
+
+struct uext4_dirent {
+	uint32_t ino;
+	uint8_t type;	   /* enum uext4_file_type; UNKNOWN where the image does not store it */
+	uint8_t name_len;  /* 1 to 255 */
+	uint64_t cookie;   /* continue behind this entry; never 0, fits 63 bits */
+	char name[256];	   /* name_len bytes and a NUL */
+};
+
+int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir) UEXT4_MUST_CHECK;
+void uext4_dir_close(struct uext4_dir *dir);
+
+/*
+ * Fills @entries with up to @count entries behind @cookie (0: from the start), "." and ".."
+ * included; *ret_count of 0 is the end.  Cookies stay valid while the directory changes and across
+ * handles of the same directory: an entry that is there from the first to the last call of a listing
+ * appears exactly once.  Any cookie may be given at any time; sequential calls are fast.
+ */
+int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *entries,
+		   size_t count, size_t *ret_count) UEXT4_MUST_CHECK;
+
+/* ---- file contents -------------------------------------------------------------------------- */
+
+/* Opens regular file @ino.  Errors: -EISDIR, -EINVAL (a symlink, device, ...), -ESTALE. */
+int uext4_file_open(struct uext4_fs *fs, uint32_t ino, struct uext4_file **ret_file)
+	UEXT4_MUST_CHECK;
+void uext4_file_close(struct uext4_file *file);
+
+/*
+ * Reads up to @len bytes at @offset into @buf.  *ret_read is short only at the end of the file (0
+ * behind it).  On an error nothing is reported as read.
+ */
+int uext4_pread(struct uext4_file *file, void *buf, size_t len, uint64_t offset,
+		size_t *ret_read) UEXT4_MUST_CHECK;
+
+/* A hint that [@offset, @offset + @len) will be read soon.  Starts I/O where that costs nothing. */
+void uext4_prefetch(struct uext4_file *file, uint64_t offset, uint64_t len);
+
+enum uext4_seek { UEXT4_SEEK_DATA, UEXT4_SEEK_HOLE };
+
+/*
+ * The next data or hole at or behind @offset, as lseek(2): -ENXIO behind the end of the file, and for
+ * SEEK_DATA where only a hole is left.  Unwritten extents are holes; the end of the file is one too.
+ */
+int uext4_seek(struct uext4_file *file, uint64_t offset, enum uext4_seek what,
+	       uint64_t *ret_offset) UEXT4_MUST_CHECK;
+
+enum uext4_extent_flag {
+	UEXT4_EXTENT_LAST = 1u << 0,	  /* no data behind it */
+	UEXT4_EXTENT_UNWRITTEN = 1u << 1, /* allocated, reads as zeros */
+	UEXT4_EXTENT_INLINE = 1u << 2,	  /* physical is the place inside the inode table */
+};
+
+struct uext4_extent {
+	uint64_t logical;  /* bytes from the start of the file */
+	uint64_t physical; /* bytes from the start of the file system */
+	uint64_t length;   /* bytes */
+	uint32_t flags;	   /* enum uext4_extent_flag */
+};
+
+/*
+ * The allocated extents of inode @ino that overlap [@offset, @offset + @len), up to @count of them,
+ * in order; neighbours are merged.  Works on regular files, directories and symlinks.
+ */
+int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t len,
+		  struct uext4_extent *extents, size_t count, size_t *ret_count) UEXT4_MUST_CHECK;
+
+/* ---- extended attributes -------------------------------------------------------------------- */
+
+/*
+ * The names of all attributes of inode @ino as listxattr(2) lists them, each with its prefix and a
+ * NUL.  @size 0 asks for the size only; -ERANGE if they do not fit.  Unlike the system call it lists
+ * trusted.* for everybody: who may see what is the caller's business.  Data kept inside the inode
+ * (system.data) is not an attribute.
+ */
+int uext4_xattr_list(struct uext4_fs *fs, uint32_t ino, char *buf, size_t size,
+		     size_t *ret_size) UEXT4_MUST_CHECK;
+
+/*
+ * The value of attribute @name.  @size 0 asks for the size only; -ERANGE if it does not fit; -ENODATA
+ * if there is none.  POSIX ACLs are given as the kernel gives them (system.posix_acl_access).
+ */
+int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,
+		    size_t *ret_size) UEXT4_MUST_CHECK;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The public functions: arguments are checked, handles turned into objects, errors given their words.
+ *
+ * Holds no logic of its own.  The engine works in its own memory; what the caller gets is copied at
+ * the end, by user_copy_out(), with nothing held.
+ *
+ *  A1  No call returns with a lock held (asserted by api_end()).
+ *  A2  Every failure has a text; an error without one gets the system's words.
+ *  A3  `ret_` parameters are touched only on success.
+ */
+/* What is declared here is all that leaves the library. */
+#pragma GCC visibility push(default)
+#include "uext4.h"
+#pragma GCC visibility pop
+
+#include "base/diag.h"
+#include "base/mem.h"
+#include "ops/ops.h"
+
+#define SMALL_VALUE 512u   /* bytes of an attribute that need no allocation */
+#define VALUE_MAX 65536u   /* bytes of an attribute, and of a list of names */
+#define DIR_BATCH 64u
+#define EXTENT_BATCH 64u
+#define READLINK_MAX 65536u
+
+struct uext4_file {
+	struct inode *ip;
+};
+
+struct uext4_dir {
+	struct dir_cursor *cursor;
+};
+
+/* The end of every call that can fail. */
+static int api_end(int err)
+{
+	lockrank_assert_none();
+	if (err < 0 && diag_text()[0] == '\0')
+		fail(err, "%s", strerrordesc_np(-err) ? strerrordesc_np(-err) : "unknown error");
+	return err;
+}
+
+static int invalid(const char *what)
+{
+	return api_end(fail(-EINVAL, "%s", what));
+}
+
+const char *uext4_version(void)
+{
+	return UEXT4_VERSION;
+}
+
+const char *uext4_last_error(void)
+{
+	return diag_text();
+}
+
+/* ---- open and close ---------------------------------------------------------------------------------- */
+
+#define OPEN_FLAGS (UEXT4_OPEN_NORECOVERY | UEXT4_OPEN_NOLOCK)
+
+/* Copies what the caller knows of the options; a caller built against an older header knows less. */
+static int options_take(const struct uext4_open_options *options, struct uext4_open_options *ret)
+{
+	struct uext4_open_options o = { .size = sizeof(o) };
+
+	if (options) {
+		const uint8_t *bytes = (const uint8_t *)options;
+
+		if (options->size < offsetof(struct uext4_open_options, block_size))
+			return fail(-EINVAL, "the options' size is not set");
+		for (size_t i = sizeof(o); i < options->size; i++) {
+			if (bytes[i] != 0)
+				return fail(-EINVAL, "an option that this version does not know");
+		}
+		memcpy(&o, options, min_size(options->size, sizeof(o)));
+	}
+	if (o.flags & ~(uint32_t)OPEN_FLAGS)
+		return fail(-EINVAL, "a flag that this version does not know");
+	if (o.block_size != 0 &&
+	    (!is_pow2(o.block_size) || o.block_size < 1024 || o.block_size > 65536))
+		return fail(-EINVAL, "a block size of %u", o.block_size);
+	if (o.block_size != 0 && o.superblock == 0)
+		return fail(-EINVAL, "a block size without the number of a backup superblock");
+	*ret = o;
+	return 0;
+}
+
+static int open_on(struct dev *dev, const struct uext4_open_options *o, struct uext4_fs **ret_fs)
+{
+	struct fs_options options = {
+		.superblock = o->superblock,
+		.block_size = o->block_size,
+		.cache_bytes = o->cache_bytes,
+		.norecovery = o->flags & UEXT4_OPEN_NORECOVERY,
+		.nolock = o->flags & UEXT4_OPEN_NOLOCK,
+	};
+	uint32_t flags = o->flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0;
+	int err;
+
+	if (o->journal_path) {
+		err = dev_file_open(o->journal_path, 0, 0, flags, &options.journal_dev);
+		if (err < 0) {
+			dev_close(dev);
+			return fail_in(err, "external journal");
+		}
+	}
+	err = fs_open(dev, &options, &file_mapping_ops, ret_fs);
+	dev_close(options.journal_dev);
+	return err;
+}
+
+int uext4_open(const char *path, const struct uext4_open_options *options, struct uext4_fs **ret_fs)
+{
+	struct uext4_open_options o;
+	struct dev *dev;
+	int err;
+
+	diag_clear();
+	if (!path || !ret_fs)
+		return invalid("a NULL pointer");
+	err = options_take(options, &o);
+	if (err == 0)
+		err = dev_file_open(path, o.offset, o.length,
+				    o.flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0, &dev);
+	if (err == 0)
+		err = open_on(dev, &o, ret_fs);
+	return api_end(err);
+}
+
+int uext4_open_fd(int fd, const struct uext4_open_options *options, struct uext4_fs **ret_fs)
+{
+	struct uext4_open_options o;
+	struct dev *dev;
+	int err;
+
+	diag_clear();
+	if (!ret_fs)
+		return invalid("a NULL pointer");
+	err = options_take(options, &o);
+	if (err == 0)
+		err = dev_file_open_fd(fd, o.offset, o.length,
+				       o.flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0, &dev);
+	if (err == 0)
+		err = open_on(dev, &o, ret_fs);
+	return api_end(err);
+}
+
+void uext4_close(struct uext4_fs *fs)
+{
+	if (fs)
+		fs_close(fs);
+}
+
+/* ---- about the file system ------------------------------------------------------------------------------ */
+
+int uext4_info(struct uext4_fs *fs, struct uext4_info *ret_info)
+{
+	struct uext4_info info;
+	int err;
+
+	diag_clear();
+	err = fs_info(fs, &info);
+	if (err == 0)
+		user_copy_out(ret_info, &info, sizeof(info));
+	return api_end(err);
+}
+
+const char *uext4_feature_name(enum uext4_feature_set set, unsigned bit)
+{
+	return feature_name(set, bit);
+}
+
+int uext4_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret)
+{
+	struct uext4_statfs st;
+	int err;
+
+	diag_clear();
+	if (flags & ~(uint32_t)UEXT4_STATFS_MINIXDF)
+		return invalid("a flag that this version does not know");
+	err = fs_statfs(fs, flags, &st);
+	if (err == 0)
+		user_copy_out(ret, &st, sizeof(st));
+	return api_end(err);
+}
+
+int uext4_stats(struct uext4_fs *fs, struct uext4_stats *ret_stats)
+{
+	struct uext4_stats stats = { 0 };
+	struct cache_stats cache;
+
+	diag_clear();
+	cache_get_stats(fs->cache, &cache);
+	dev_bottom_stats(fs->dev, &stats.device_reads, &stats.device_bytes_read);
+	stats.buffer_hits = cache.buffer_hits;
+	stats.buffer_misses = cache.buffer_misses;
+	stats.page_hits = cache.page_hits;
+	stats.page_misses = cache.page_misses;
+	stats.cache_bytes = cache.bytes;
+	user_copy_out(ret_stats, &stats, sizeof(stats));
+	return api_end(0);
+}
+
+/* ---- names and attributes --------------------------------------------------------------------------------- */
+
+/* An inode that a user can have: the root, or one that is not reserved. */
+static int get_user_inode(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
+{
+	if (ino != UEXT4_ROOT_INO && ino < fs->geom.first_ino)
+		return fail(ino == 0 ? -EINVAL : -ESTALE, "inode %u is reserved", ino);
+	return inode_get(fs, ino, ret_inode);
+}
+
+int uext4_lookup(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len,
+		 uint32_t *ret_ino)
+{
+	diag_clear();
+	return api_end(namei_lookup(fs, dir_ino, name, name_len, ret_ino));
+}
+
+int uext4_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uint32_t flags,
+		  uint32_t *ret_ino)
+{
+	diag_clear();
+	if (flags & ~(uint32_t)(UEXT4_RESOLVE_NOFOLLOW | UEXT4_RESOLVE_NO_SYMLINKS))
+		return invalid("a flag that this version does not know");
+	return api_end(namei_resolve(fs, start_ino, path, flags, ret_ino));
+}
+
+int uext4_stat(struct uext4_fs *fs, uint32_t ino, struct uext4_stat *ret_stat)
+{
+	struct uext4_stat st;
+	struct inode *ip;
+	int err;
+
+	diag_clear();
+	err = get_user_inode(fs, ino, &ip);
+	if (err == 0) {
+		inode_stat(ip, &st);
+		inode_put(ip);
+		user_copy_out(ret_stat, &st, sizeof(st));
+	}
+	return api_end(err);
+}
+
+int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, size_t *ret_len)
+{
+	char *target FREE_SCOPE = NULL;
+	struct inode *ip INODE_SCOPE = NULL;
+	size_t len;
+	int err;
+
+	diag_clear();
+	err = get_user_inode(fs, ino, &ip);
+	if (err < 0)
+		return api_end(err);
+	if (!inode_is_lnk(ip))
+		return api_end(fail(-EINVAL, "inode %u is no symlink", ino));
+	size = min_size(size, READLINK_MAX);
+	target = mem_alloc(size ? size : 1);
+	err = target ? symlink_read(ip, target, size, &len) : -ENOMEM;
+	if (err == 0) {
+		user_copy_out(buf, target, len);
+		*ret_len = len;
+	}
+	return api_end(err);
+}
+
+/* ---- directories --------------------------------------------------------------------------------------------- */
+
+int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir)
+{
+	struct inode *ip INODE_SCOPE = NULL;
+	struct uext4_dir *dir;
+	int err;
+
+	diag_clear();
+	err = get_user_inode(fs, ino, &ip);
+	if (err < 0)
+		return api_end(err);
+	if (!inode_is_dir(ip))
+		return api_end(fail(-ENOTDIR, "inode %u is no directory", ino));
+	dir = mem_alloc(sizeof(*dir));
+	if (!dir)
+		return api_end(-ENOMEM);
+	err = dir_cursor_create(ip, &dir->cursor);
+	if (err < 0) {
+		mem_free(dir);
+		return api_end(err);
+	}
+	*ret_dir = dir;
+	return api_end(0);
+}
+
+void uext4_dir_close(struct uext4_dir *dir)
+{
+	if (!dir)
+		return;
+	dir_cursor_destroy(dir->cursor);
+	mem_free(dir);
+}
+
+int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *entries,
+		   size_t count, size_t *ret_count)
+{
+	struct uext4_dirent *batch FREE_SCOPE = NULL;
+	size_t done = 0, got;
+	int err = 0;
+
+	diag_clear();
+	batch = mem_calloc(min_size(count, DIR_BATCH), sizeof(*batch));
+	if (!batch)
+		return api_end(count ? -ENOMEM : fail(-EINVAL, "room for no entry"));
+	while (done < count) {
+		err = dir_cursor_read(dir->cursor, cookie, batch, min_size(count - done, DIR_BATCH),
+				      &got);
+		if (err < 0 || got == 0)
+			break;
+		user_copy_out(entries + done, batch, got * sizeof(*batch));
+		cookie = batch[got - 1].cookie;
+		done += got;
+	}
+	/* Entries found before an error are given out; the next call meets the error again. */
+	if (err < 0 && done == 0)
+		return api_end(err);
+	*ret_count = done;
+	return api_end(0);
+}
+
+/* ---- file contents ---------------------------------------------------------------------------------------------- */
+
+int uext4_file_open(struct uext4_fs *fs, uint32_t ino, struct uext4_file **ret_file)
+{
+	struct inode *ip INODE_SCOPE = NULL;
+	struct uext4_file *file;
+	int err;
+
+	diag_clear();
+	err = get_user_inode(fs, ino, &ip);
+	if (err < 0)
+		return api_end(err);
+	if (inode_is_dir(ip))
+		return api_end(fail(-EISDIR, "inode %u is a directory", ino));
+	if (!inode_is_reg(ip))
+		return api_end(fail(-EINVAL, "inode %u is no regular file", ino));
+	file = mem_alloc(sizeof(*file));
+	if (!file)
+		return api_end(-ENOMEM);
+	file->ip = ip;
+	ip = NULL;
+	*ret_file = file;
+	return api_end(0);
+}
+
+void uext4_file_close(struct uext4_file *file)
+{
+	if (!file)
+		return;
+	inode_put(file->ip);
+	mem_free(file);
+}
+
+int uext4_pread(struct uext4_file *file, void *buf, size_t len, uint64_t offset, size_t *ret_read)
+{
+	diag_clear();
+	return api_end(file_read(file->ip, buf, len, offset, ret_read));
+}
+
+void uext4_prefetch(struct uext4_file *file, uint64_t offset, uint64_t len)
+{
+	file_prefetch(file->ip, offset, len);
+}
+
+int uext4_seek(struct uext4_file *file, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
+{
+	diag_clear();
+	if (what != UEXT4_SEEK_DATA && what != UEXT4_SEEK_HOLE)
+		return invalid("neither data nor hole is asked for");
+	return api_end(file_seek(file->ip, offset, what, ret_offset));
+}
+
+int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t len,
+		  struct uext4_extent *extents, size_t count, size_t *ret_count)
+{
+	struct inode *ip INODE_SCOPE = NULL;
+	struct uext4_extent batch[EXTENT_BATCH];
+	uint64_t end = add_ok(offset, len, &end) ? end : UINT64_MAX;
+	size_t done = 0, got;
+	int err;
+
+	diag_clear();
+	err = get_user_inode(fs, ino, &ip);
+	if (err < 0)
+		return api_end(err);
+	while (done < count && offset < end) {
+		err = file_extents(ip, offset, end - offset, batch,
+				   min_size(count - done, EXTENT_BATCH), &got);
+		if (err < 0)
+			return api_end(err);
+		if (got == 0)
+			break;
+		user_copy_out(extents + done, batch, got * sizeof(batch[0]));
+		offset = batch[got - 1].logical + batch[got - 1].length;
+		done += got;
+	}
+	*ret_count = done;
+	return api_end(0);
+}
+
+/* ---- extended attributes ------------------------------------------------------------------------------------------ */
+
+/* What list and get have in common: ask the engine into memory of its own, hand the bytes out. */
+static int xattr_call(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,
+		      size_t *ret_size)
+{
+	struct inode *ip INODE_SCOPE = NULL;
+	void *big FREE_SCOPE = NULL;
+	char small[SMALL_VALUE];
+	void *value = small;
+	size_t got;
+	int err;
+
+	err = get_user_inode(fs, ino, &ip);
+	if (err < 0)
+		return err;
+	size = min_size(size, VALUE_MAX);
+	if (size > sizeof(small)) {
+		big = mem_alloc(size);
+		if (!big)
+			return -ENOMEM;
+		value = big;
+	}
+	if (name)
+		err = xattr_get(ip, name, value, size, &got);
+	else
+		err = xattr_list(ip, value, size, &got);
+	if (err < 0)
+		return err;
+	if (size != 0)
+		user_copy_out(buf, value, got);
+	*ret_size = got;
+	return 0;
+}
+
+int uext4_xattr_list(struct uext4_fs *fs, uint32_t ino, char *buf, size_t size, size_t *ret_size)
+{
+	diag_clear();
+	return api_end(xattr_call(fs, ino, NULL, buf, size, ret_size));
+}
+
+int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,
+		    size_t *ret_size)
+{
+	diag_clear();
+	if (!name)
+		return invalid("no name");
+	return api_end(xattr_call(fs, ino, name, buf, size, ret_size));
+}

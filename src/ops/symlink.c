@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Targets of symlinks: in i_block (fast), in i_block and system.data (inline), or in one block.
+ *
+ * A target is as long as the size says, without NUL; a size that no place has room for, or a NUL inside, is
+ * damage.
+ */
+#include "ops/ops.h"
+
+#include "base/diag.h"
+
+#include <inttypes.h>
+
+/* A target has no structure and no checksum; what it must be depends on the size: see symlink_read(). */
+static int target_verify(const void *data UNUSED, uint32_t bytes UNUSED, blk_t blk UNUSED,
+			 const void *arg UNUSED)
+{
+	return 0;
+}
+
+static const struct buf_ops target_ops = { .name = "symlink block", .verify = target_verify };
+
+static int read_block(struct inode *ip, void *buf, size_t len)
+{
+	struct buf *block BUF_SCOPE = NULL;
+	int err;
+
+	err = map_read_buf(ip, 0, &target_ops, NULL, &block);
+	if (err < 0)
+		return err;
+	memcpy(buf, block->data, len);
+	return 0;
+}
+
+static int read_target(struct inode *ip, enum inode_state state, void *buf, size_t len)
+{
+	switch (state) {
+	case INODE_FAST:
+		assert(len < sizeof(ip->raw->i_block));
+		rwlock_read(&ip->xattr_lock);
+		memcpy(buf, ip->raw->i_block, len);
+		rwlock_read_unlock(&ip->xattr_lock);
+		return 0;
+	case INODE_INLINE: /* refuses a size that does not fit */
+		return inline_read(ip, 0, buf, len);
+	default:
+		assert(state == INODE_BLOCKS);
+		return read_block(ip, buf, len);
+	}
+}
+
+int symlink_read(struct inode *ip, void *buf, size_t size, size_t *ret_len)
+{
+	enum inode_state state;
+	uint64_t len;
+	int err;
+
+	if (!inode_is_lnk(ip))
+		return fail(-EINVAL, "inode %u is no symlink", ip->ino);
+	rwlock_read(&ip->xattr_lock);
+	state = ip->state;
+	len = ip->size;
+	rwlock_read_unlock(&ip->xattr_lock);
+
+	/* The longest lies in a block with a NUL behind it. */
+	if (len == 0 || len >= ip->fs->geom.block_size)
+		return corrupt("symlink %u: a target of %" PRIu64 " bytes", ip->ino, len);
+	if (len > size)
+		return fail(-ERANGE, "the target has %" PRIu64 " bytes", len);
+	err = read_target(ip, state, buf, (size_t)len);
+	if (err < 0)
+		return err;
+	if (memchr(buf, '\0', (size_t)len) != NULL)
+		return corrupt("symlink %u: NUL inside of the target", ip->ino);
+	*ret_len = (size_t)len;
+	return 0;
+}
