@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `xattr list` and `xattr get`.
+ */
+#include "cli.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "image.h"
+#include "out.h"
+
+static void json_attribute(const struct target *target, const char *name,
+			   const struct buffer *value)
+{
+	json_t *o = json_object();
+
+	json_set_bytes(o, "path", target->path, strlen(target->path));
+	json_set_bytes(o, "name", name, strlen(name));
+	json_set_integer(o, "size", value->len);
+	json_set_base64(o, "value_b64", value->data, value->len);
+	json_print(o);
+}
+
+static void list_attributes(const struct options *opts, const struct target *target)
+{
+	struct buffer names = BUFFER_INIT, value = BUFFER_INIT;
+
+	if (image_xattr_names(target->image, target->ino, target->path, &names) < 0)
+		names.len = 0;
+	for (size_t at = 0; at < names.len; at += strlen(names.data + at) + 1) {
+		const char *name = names.data + at;
+
+		if (!opts->json) {
+			print_name(name, strlen(name));
+			printf("\n");
+		} else if (image_xattr_value(target->image, target->ino, target->path, name,
+					     &value) == 0) {
+			json_attribute(target, name, &value);
+		}
+	}
+	buffer_finish(&names);
+	buffer_finish(&value);
+}
+
+static void get_attribute(const struct options *opts, const struct target *target,
+			  const char *name)
+{
+	struct buffer value = BUFFER_INIT;
+
+	if (image_xattr_value(target->image, target->ino, target->path, name, &value) == 0) {
+		if (opts->json)
+			json_attribute(target, name, &value);
+		else
+			fwrite(value.data, 1, value.len, stdout);
+	}
+	buffer_finish(&value);
+}
+
+void command_xattr(const struct options *opts, int argc, char **argv)
+{
+	enum target_follow follow = TARGET_FOLLOW;
+	const char *verb = argc > 1 ? argv[1] : "";
+	const char *name = NULL;
+	bool get;
+	int c;
+
+	if (strcmp(verb, "set") == 0 || strcmp(verb, "rm") == 0) {
+		complain(STATUS_UNSUPPORTED, argv[0],
+			 "%s: not in this version, which only reads images", verb);
+		return;
+	}
+	get = strcmp(verb, "get") == 0;
+	if (!get && strcmp(verb, "list") != 0)
+		usage_error(argv[0], "'list' or 'get' comes first");
+	argv[1] = argv[0];
+	argc--;
+	argv++;
+	while ((c = command_option(argc, argv, get ? ":hn:" : ":h", NULL)) != -1) {
+		if (c == 'h')
+			follow = TARGET_NOFOLLOW;
+		else
+			name = optarg;
+	}
+	if (get && !name && optind < argc)
+		name = argv[optind++];
+	if (optind == argc)
+		usage_error(argv[0], get ? "an attribute and a file are needed" : "no file given");
+	if (get && optind + 1 < argc)
+		usage_error(argv[0], "one attribute of one file at a time");
+	for (int i = optind; i < argc; i++) {
+		struct target target;
+
+		if (target_open(opts, argv[i], follow, &target) < 0)
+			continue;
+		if (get)
+			get_attribute(opts, &target, name);
+		else
+			list_attributes(opts, &target);
+		target_finish(&target);
+	}
+}
