@@ -1,0 +1,303 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Ratios against the kernel on a loop device, Debian's fuse2fs, and a null FUSE server, in one run.
+
+Times on one machine mean nothing to another: each line is a ratio of medians of interleaved runs, peer by
+peer (1.00 is as fast as the peer, 0.50 twice as fast).  Needs root; nothing here decides a test.
+"""
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "t"))
+
+from lib.harness import at_end, done, mounted, run, _arm_cleanup, _umount_quietly  # noqa: E402
+
+FILES, BYTES, SEED = 30000, 182 << 20, 7
+NULL = "/dev/null"
+
+
+# ---- what is read ---------------------------------------------------------------------------------
+
+
+def make_tree(directory):
+    """About 30,000 files in 2,500 directories: many small ones, as sources are, and some documents."""
+    rng = random.Random(SEED)
+    sizes = [min(int(rng.lognormvariate(7.6, 1.3)), 4 << 20) for _ in range(FILES)]
+    scale = BYTES / sum(sizes)
+    dirs = [directory]
+    for i in range(2500):
+        parent = dirs[int(len(dirs) * rng.random() ** 2)]
+        dirs.append(os.path.join(parent, f"directory{i:04}"))
+        os.mkdir(dirs[-1])
+    block = rng.randbytes(1 << 20)
+    for i, size in enumerate(sizes):
+        with open(os.path.join(rng.choice(dirs), f"file{i:05}.c"), "wb") as f:
+            left = int(size * scale)
+            while left > 0:
+                f.write(block[:left])
+                left -= len(block)
+
+
+def make_image(work):
+    image = os.path.join(work, "tree.img")
+    run("mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", image, "1G")
+    with mounted(image, os.path.join(work, "m")) as mnt:
+        make_tree(mnt)
+    return image
+
+
+def make_large_image(work, files):
+    """1 TiB, with a million files."""
+    image = os.path.join(work, "large.img")
+    run("mke2fs", "-q", "-t", "ext4", "-N", "4000000", image, "1T")
+    with mounted(image, os.path.join(work, "m")) as mnt:
+        for d in range(100):
+            os.mkdir(f"{mnt}/{d}")
+            for i in range(files // 100):
+                os.close(os.open(f"{mnt}/{d}/{i}", os.O_CREAT | os.O_WRONLY))
+    return image
+
+
+# ---- who reads it ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def fuse(command, directory):
+    """A FUSE server in the background, by a command that returns when it is mounted."""
+    os.makedirs(directory, exist_ok=True)
+    entry = at_end(_umount_quietly, directory)
+    run(*command)
+    deadline = time.monotonic() + 10
+    while not os.path.ismount(directory) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    try:
+        yield directory
+    finally:
+        run("fusermount3", "-u", directory)
+        done(entry)
+        time.sleep(0.1)  # the server closes the image behind our back
+
+
+def kernel(image, work):
+    return mounted(image, os.path.join(work, "kernel"), "ro,noatime")
+
+
+def uext4(image, work, opts):
+    mnt = os.path.join(work, "uext4")
+    os.makedirs(mnt, exist_ok=True)
+    return fuse([opts.uext4, "mount", image, mnt, "-o", "ro"], mnt)
+
+
+def fuse2fs(image, work):
+    mnt = os.path.join(work, "fuse2fs")
+    os.makedirs(mnt, exist_ok=True)
+    return fuse(["fuse2fs", image, mnt, "-o", "ro"], mnt)
+
+
+def null(work, opts):
+    mnt = os.path.join(work, "null")
+    os.makedirs(mnt, exist_ok=True)
+    return fuse([opts.nullfuse, mnt, "-n", str(FILES)], mnt)
+
+
+def drop_caches():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
+        f.write("3")
+
+
+def timed(command):
+    start = time.perf_counter()
+    p = subprocess.Popen(command, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    text = p.stderr.read()
+    _, status, usage = os.wait4(p.pid, 0)
+    p.returncode = os.waitstatus_to_exitcode(status)
+    if p.returncode:
+        raise SystemExit(f"{command}: {text.decode(errors='replace')}")
+    return time.perf_counter() - start, usage
+
+
+# ---- the table -----------------------------------------------------------------------------------------
+
+
+def ratio_line(name, ours, peers, goal=""):
+    """ours: times; peers: name -> times."""
+    mine = statistics.median(ours)
+    cells = [f"{peer} {mine / statistics.median(times):.2f}" for peer, times in peers.items()]
+    print(f"{name:44} {mine * 1000:8.1f} ms   of {', '.join(cells)}" + (f"   (goal {goal})" if goal else ""),
+          flush=True)
+
+
+def interleave(runs, contestants):
+    """contestants: name -> function returning seconds.  Returns name -> list."""
+    times = {name: [] for name in contestants}
+    for i in range(runs + 1):
+        for name, function in contestants.items():
+            seconds = function()
+            if i:  # the first warms up
+                times[name].append(seconds)
+    return times
+
+
+def bench_export(image, work, opts):
+    export = f"{opts.uext4} export -o - {image} | cat >{NULL}"
+    with kernel(image, work) as mnt:
+        for tar, what in ((f"tar -C {mnt} -cf - .", "tar"),
+                          (f"tar -C {mnt} --xattrs --acls --sparse --format=posix -cf - .", "tar, all attributes")):
+            t = interleave(opts.runs, {"uext4": lambda: timed(export)[0],
+                                       "kernel": lambda tar=tar: timed(f"{tar} | cat >{NULL}")[0]})
+            ratio_line(f"export, warm, against {what}", t["uext4"], {"kernel": t["kernel"]}, "< 1")
+
+    def cold_uext4():
+        drop_caches()
+        return timed(export)[0]
+
+    def cold_kernel():
+        drop_caches()
+        with kernel(image, work) as mnt:
+            return timed(f"tar -C {mnt} -cf - . | cat >{NULL}")[0]
+
+    t = interleave(opts.runs, {"uext4": cold_uext4, "kernel": cold_kernel})
+    ratio_line("export, cold, against tar", t["uext4"], {"kernel": t["kernel"]}, "< 1")
+    _, usage = timed(f"exec {opts.uext4} export -o {work}/out.tar {image}")
+    print(f"{'export, peak memory':44} {usage.ru_maxrss / 1024:8.1f} MiB  (goal < 64 plus 32 of cache)")
+
+
+def bench_mount(image, work, opts):
+    def tar(mnt):
+        return lambda: timed(f"tar -C {mnt} -cf - . | cat >{NULL}")[0]
+
+    def find(mnt):
+        return lambda: timed(f"find {mnt} -ls")[0]
+
+    def two(mnt):
+        # Two clients, each with its half of the files.
+        return lambda: timed(f"find {mnt} -type f -name '*[02468]*' -print0 | xargs -0 cat >{NULL} & "
+                             f"find {mnt} -type f -name '*[13579]*' -print0 | xargs -0 cat >{NULL}; wait")[0]
+
+    with kernel(image, work) as k, uext4(image, work, opts) as u:
+        t = interleave(opts.runs, {"uext4": tar(u), "kernel": tar(k)})
+        ratio_line("mount: tar, warm", t["uext4"], {"kernel": t["kernel"]}, "< 3")
+        warm = statistics.median(t["uext4"])
+        t = interleave(opts.runs, {"uext4": find(u), "kernel": find(k)})
+        ratio_line("mount: find -ls, warm", t["uext4"], {"kernel": t["kernel"]}, "1")
+    with fuse2fs(image, work) as f:
+        seconds = min(tar(f)() for _ in range(2))
+    ratio_line("mount: tar, warm", [warm], {"fuse2fs": [seconds]}, "< 0.1")
+
+    def cold(mount):
+        def go():
+            drop_caches()
+            with mount() as mnt:
+                return timed(f"find {mnt} -ls")[0]
+        return go
+
+    t = interleave(opts.runs, {"uext4": cold(lambda: uext4(image, work, opts)),
+                               "kernel": cold(lambda: kernel(image, work))})
+    ratio_line("mount: find -ls, cold", t["uext4"], {"kernel": t["kernel"]}, "< 3")
+
+    def readers(count):
+        def go(mnt):
+            each = f"dd if={mnt} of={NULL} bs=4096 iflag=direct status=none"
+            return timed(" & ".join([each] * count) + "; wait")[0]
+        return go
+
+    big = os.path.join(work, "big.img")
+    if not os.path.exists(big):
+        run("mke2fs", "-q", "-t", "ext4", big, "1G")
+        with mounted(big, os.path.join(work, "m")) as mnt:
+            for i in range(2):
+                run("dd", "if=/dev/urandom", f"of={mnt}/{i}", "bs=1M", "count=128", "status=none")
+    gains = {}
+    with uext4(big, work, opts) as u, null(work, opts) as n:
+        files = {"uext4": [f"{u}/0", f"{u}/1"], "null": null_files(n)}
+        for name, (a, b) in files.items():
+            one = statistics.median(timed(f"dd if={a} of={NULL} bs=4096 count=30000 iflag=direct status=none")[0]
+                                    for _ in range(opts.runs))
+            both = statistics.median(timed(
+                f"dd if={a} of={NULL} bs=4096 count=30000 iflag=direct status=none & "
+                f"dd if={b} of={NULL} bs=4096 count=30000 iflag=direct status=none; wait")[0]
+                                     for _ in range(opts.runs))
+            gains[name] = 2 * one / both
+    print(f"{'mount: two readers against one, 4 KiB direct':44} {gains['uext4']:8.2f} x   "
+          f"null server {gains['null']:.2f} x")
+    t = {}
+    with uext4(big, work, opts) as u, kernel(big, work) as k:
+        t = interleave(opts.runs, {
+            "uext4": lambda: timed(f"dd if={u}/0 of={NULL} bs=1M iflag=direct status=none")[0],
+            "kernel": lambda: timed(f"dd if={k}/0 of={NULL} bs=1M iflag=direct status=none")[0]})
+    ratio_line("mount: 1 MiB stream, direct", t["uext4"], {"kernel": t["kernel"]})
+
+
+def null_files(mnt):
+    found = []
+    for directory, _, files in os.walk(mnt):
+        found += [os.path.join(directory, f) for f in files]
+        if len(found) >= 2:
+            return found[:2]
+    raise SystemExit("the null server shows no files")
+
+
+def bench_open(work, opts):
+    image = make_large_image(work, opts.large_files)
+    out = run(opts.uext4, "info", "--json", "--stats", image, check=False)
+    stats = json.loads(out.stdout)["stats"] if out.returncode == 0 else None
+    if stats:
+        print(f"{'open of 1 TiB with a million files':44} {stats['device_reads']:8} reads, "
+              f"{stats['device_bytes_read'] / 2**20:.2f} MiB (goal <= 2 MiB, with all free counts)")
+
+    def ours():
+        drop_caches()
+        start = time.perf_counter()
+        with uext4(image, work, opts):
+            return time.perf_counter() - start
+
+    def theirs():
+        drop_caches()
+        start = time.perf_counter()
+        with kernel(image, work):
+            return time.perf_counter() - start
+
+    t = interleave(opts.runs, {"uext4": ours, "kernel": theirs})
+    ratio_line("mount of it, cold", t["uext4"], {"kernel": t["kernel"]})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--uext4", required=True)
+    parser.add_argument("--nullfuse", required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--large-files", type=int, default=1000000)
+    parser.add_argument("--only", choices=["export", "mount", "open"])
+    parser.add_argument("--work")
+    opts = parser.parse_args()
+    opts.uext4, opts.nullfuse = os.path.abspath(opts.uext4), os.path.abspath(opts.nullfuse)
+    if os.geteuid() != 0:
+        raise SystemExit("needs root: the kernel's mounts are the peer")
+    _arm_cleanup()
+    work = opts.work or tempfile.mkdtemp(prefix="uext4-bench-")
+    os.makedirs(work, exist_ok=True)
+    if not opts.work:
+        at_end(shutil.rmtree, work, True)
+    image = os.path.join(work, "tree.img")
+    if opts.only != "open" and not os.path.exists(image):
+        image = make_image(work)
+    if opts.only in (None, "export"):
+        bench_export(image, work, opts)
+    if opts.only in (None, "mount"):
+        bench_mount(image, work, opts)
+    if opts.only in (None, "open"):
+        bench_open(work, opts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The life of a mount: open the image, mount, say so, serve, unmount.
+ *
+ * Two processes.  The one the user started waits for a status on a pipe and passes it on; its child
+ * does everything else and serves until the end.  The image is opened after the fork, because
+ * threads of the engine would not survive one.
+ *
+ * L1  The user's process returns 0 only after a stat of the mount point was answered by the server,
+ *     through the kernel.
+ * L2  Before that the child keeps the terminal: its session, its signals and stderr; a failure is
+ *     told there.  After that it has nothing of the caller's any more, not even the directory.
+ * L3  The image is closed after the last request has been answered.
+ */
+#include "mount.h"
+
+#include "mount_priv.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <unistd.h>
+
+enum { COMPAT_EXT_ATTR = 0x8 };
+
+/* Why there is no mount, by what a caller can do about it. */
+enum outcome {
+	OUTCOME_OK,
+	OUTCOME_FAILED,
+	OUTCOME_USAGE,
+	OUTCOME_UNSUPPORTED,
+	OUTCOME_BUSY,
+	OUTCOME_CORRUPT,
+	OUTCOME_JOURNAL,
+	OUTCOME_SYSTEM,
+};
+
+struct mount {
+	struct mount_options *options;
+	struct server server;
+	struct fuse_session *session;
+	struct uext4_info info;
+	char *dir;	/* absolute: the server works in "/" */
+	int ready_fd;	/* where the user's process waits; -1 in the foreground */
+	bool is_ready;	/* written by announce(), read after it was joined */
+	pthread_t announcer;
+};
+
+static int exit_status(const struct mount_options *options, enum outcome outcome)
+{
+	static const int statuses[] = {
+		[OUTCOME_OK] = 0,	   [OUTCOME_FAILED] = 1, [OUTCOME_USAGE] = 2,
+		[OUTCOME_UNSUPPORTED] = 3, [OUTCOME_BUSY] = 4,	 [OUTCOME_CORRUPT] = 5,
+		[OUTCOME_JOURNAL] = 6,	   [OUTCOME_SYSTEM] = 1,
+	};
+	/* mount(8): 1 wrong call or permission, 2 system error, 32 the mount failed. */
+	static const int helper_statuses[] = {
+		[OUTCOME_OK] = 0,	    [OUTCOME_FAILED] = 32, [OUTCOME_USAGE] = 1,
+		[OUTCOME_UNSUPPORTED] = 32, [OUTCOME_BUSY] = 32,   [OUTCOME_CORRUPT] = 32,
+		[OUTCOME_JOURNAL] = 32,	    [OUTCOME_SYSTEM] = 2,
+	};
+
+	return options->is_helper ? helper_statuses[outcome] : statuses[outcome];
+}
+
+static enum outcome outcome_of(int err)
+{
+	switch (err) {
+	case 0:
+		return OUTCOME_OK;
+	case -EOPNOTSUPP:
+		return OUTCOME_UNSUPPORTED;
+	case -EBUSY:
+		return OUTCOME_BUSY;
+	case -EUCLEAN:
+	case -EBADMSG:
+		return OUTCOME_CORRUPT;
+	case -ENOTRECOVERABLE:
+		return OUTCOME_JOURNAL;
+	case -ENOMEM:
+	case -EAGAIN:
+	case -ENFILE:
+	case -EMFILE:
+		return OUTCOME_SYSTEM;
+	default:
+		return OUTCOME_FAILED;
+	}
+}
+
+static enum outcome complain(const char *path, int err)
+{
+	fprintf(stderr, "uext4: %s: %s\n", path, strerror(-err));
+	return outcome_of(err);
+}
+
+static void print_help(void)
+{
+	puts("usage: uext4 mount IMAGE DIR [-f] [-d] [-s] [-o OPTION[,OPTION...]]\n"
+	     "\n"
+	     "Shows the ext2, ext3 or ext4 file system in IMAGE at DIR, read-only.\n"
+	     "fusermount3 -u DIR, or umount DIR, ends it.\n"
+	     "\n"
+	     "  -f                   stay in the foreground\n"
+	     "  -d, -o debug         print every request; implies -f\n"
+	     "  -s                   serve with one thread\n"
+	     "  --offset, -o offset=BYTES   the file system starts there in IMAGE\n"
+	     "  -o ro                read-only, as it is anyway\n"
+	     "  -o norecovery        show the image as it lies, without replaying its journal\n"
+	     "  -o cache_size=BYTES  memory for the image's blocks\n"
+	     "  -o allow_other       let other users in, with permission checks\n"
+	     "  -o acl, noacl        check and show ACLs, or do neither\n"
+	     "  -o fakeroot          no permission checks, no setuid programs, no devices\n"
+	     "  -o kernel            allow_other,acl,suid,dev: like the kernel's own mounts\n"
+	     "  -o uid=N,gid=N,umask=M   what attributes show\n"
+	     "  -o minixdf           count the file system's own blocks in df\n"
+	     "  -o errors=panic      dump core when the image turns out to be damaged\n"
+	     "  -o lockfile=PATH     a file that exists while the image is mounted\n"
+	     "  -o max_threads=N     serve with up to N threads\n"
+	     "Options of mount.fuse(8), and those of ext4 without a meaning here, are accepted.");
+}
+
+/* ---- the moment of being ready -------------------------------------------------------------- */
+
+static void print_notes(const struct mount *mount)
+{
+	const struct mount_options *options = mount->options;
+	const struct uext4_info *info = &mount->info;
+
+	if (!options->read_only)
+		fprintf(stderr, "uext4: %s: mounted read-only\n", options->image);
+	if (info->journal_replayed)
+		fprintf(stderr,
+			"uext4: %s: the journal was replayed in memory (%u transactions); "
+			"the image stays as it is\n",
+			options->image, info->replayed_transactions);
+	else if (info->journal_dirty)
+		fprintf(stderr, "uext4: %s: the journal was not replayed: files may be wrong\n",
+			options->image);
+}
+
+/*
+ * Lets the kernel read ahead as far as one request can carry.  It starts with 128 KiB and only root
+ * may tell it, so this is an attempt.
+ */
+static void raise_readahead(dev_t dev, unsigned bytes)
+{
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev), minor(dev));
+	file = fopen(path, "we");
+	if (!file)
+		return;
+	fprintf(file, "%u\n", bytes / 1024);
+	fclose(file);
+}
+
+/* Gives back what belongs to the process that was started by hand, and lets it go. */
+static void detach(struct mount *mount)
+{
+	unsigned char status = 0;
+	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	setsid();
+	fflush(NULL);
+	if (null_fd >= 0) {
+		dup2(null_fd, STDIN_FILENO);
+		dup2(null_fd, STDOUT_FILENO);
+		dup2(null_fd, STDERR_FILENO);
+		close(null_fd);
+	}
+	/* If nobody waits any more there is nobody to tell. */
+	if (write(mount->ready_fd, &status, sizeof(status)) < 0)
+		syslog(LOG_WARNING, "%s: the mounting process is gone", mount->options->image);
+	close(mount->ready_fd);
+}
+
+/* A thread of its own: the answer to its stat comes from this process. */
+static void *announce(void *arg)
+{
+	struct mount *mount = arg;
+	struct stat stat_buf;
+
+	if (stat(mount->dir, &stat_buf) == 0)
+		raise_readahead(stat_buf.st_dev, mount->options->readahead_bytes);
+	else if (errno == ENOTCONN || errno == ECONNABORTED)
+		return NULL;
+	print_notes(mount);
+	mount->is_ready = true;
+	if (mount->ready_fd >= 0)
+		detach(mount);
+	return NULL;
+}
+
+/* ---- serving -------------------------------------------------------------------------------- */
+
+/*
+ * A mount for one user shows him all of his image.  Where others are let in, or where it is asked
+ * for, the kernel checks permissions, by ACLs too.
+ */
+static bool decide_permissions(struct mount *mount)
+{
+	const struct mount_options *options = mount->options;
+	bool may_have_acls = mount->info.features[UEXT4_COMPAT] & COMPAT_EXT_ATTR;
+	bool checked = options->default_permissions || options->acl == MOUNT_ACL_ON ||
+		       (options->allow_other && !options->fakeroot);
+
+	/* With other permission bits than the image's its ACLs mean nothing. */
+	mount->server.use_acl = options->acl == MOUNT_ACL_ON ||
+				(options->acl == MOUNT_ACL_AUTO && checked && may_have_acls &&
+				 !options->has_umask);
+	mount->server.hide_acl = options->acl == MOUNT_ACL_OFF;
+	return checked;
+}
+
+/* Puts our own words first: what the user says later wins. */
+static int add_session_args(struct mount *mount)
+{
+	struct mount_options *options = mount->options;
+	struct fuse_args *args = &options->session_args;
+	char *real_image = realpath(options->image, NULL);
+	char source[PATH_MAX + 16];
+	char *list = NULL;
+	int err;
+
+	snprintf(source, sizeof(source), "fsname=%s", real_image ? real_image : options->image);
+	free(real_image);
+	err = fuse_opt_add_opt(&list, "ro");
+	if (!err && decide_permissions(mount))
+		err = fuse_opt_add_opt(&list, "default_permissions");
+	if (!err && !options->no_default_opts)
+		err = fuse_opt_add_opt(&list, "subtype=uext4");
+	if (!err && !options->no_default_opts)
+		err = fuse_opt_add_opt_escaped(&list, source);
+	if (!err)
+		err = fuse_opt_insert_arg(args, 1, list);
+	if (!err)
+		err = fuse_opt_insert_arg(args, 1, "-o");
+	if (!err && options->debug)
+		err = fuse_opt_insert_arg(args, 1, "-d");
+	free(list);
+	return err ? -ENOMEM : 0;
+}
+
+static unsigned choose_threads(const struct mount_options *options)
+{
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+	if (options->threads_max)
+		return options->threads_max;
+	return processors > 2 ? (unsigned)processors : 2;
+}
+
+static int loop(struct mount *mount)
+{
+	const struct mount_options *options = mount->options;
+	struct fuse_loop_config *config;
+	unsigned threads = choose_threads(options);
+	int err;
+
+	if (options->single_thread || threads == 1)
+		return fuse_session_loop(mount->session);
+	config = fuse_loop_cfg_create();
+	if (!config)
+		return -ENOMEM;
+	/* Threads that have been started stay: ending and starting them costs more than they do. */
+	fuse_loop_cfg_set_max_threads(config, threads);
+	fuse_loop_cfg_set_idle_threads(config, threads);
+	fuse_loop_cfg_set_clone_fd(config, options->clone_fd);
+	err = fuse_session_loop_mt(mount->session, config);
+	fuse_loop_cfg_destroy(config);
+	return err;
+}
+
+/* From the mounted session to its end; libfuse has already said what failed. */
+static enum outcome serve(struct mount *mount)
+{
+	int err;
+
+	err = pthread_create(&mount->announcer, NULL, announce, mount);
+	if (err) {
+		fuse_session_unmount(mount->session);
+		return complain(mount->dir, -err);
+	}
+	err = loop(mount);
+	/* Also wakes the announcer if nobody will answer it any more. */
+	fuse_session_unmount(mount->session);
+	pthread_join(mount->announcer, NULL);
+	/* Positive: the signal that asked for the end. */
+	if (err < 0)
+		return OUTCOME_FAILED;
+	/* Asked to end at once: no failure, unless somebody was promised a mount that stays. */
+	if (!mount->is_ready && mount->ready_fd >= 0) {
+		fprintf(stderr, "uext4: %s: the mount ended before it was ready\n", mount->dir);
+		return OUTCOME_FAILED;
+	}
+	return OUTCOME_OK;
+}
+
+static enum outcome run_session(struct mount *mount)
+{
+	enum outcome outcome = OUTCOME_FAILED;
+
+	mount->session = fuse_session_new(&mount->options->session_args, &server_ops,
+					  sizeof(server_ops), &mount->server);
+	if (!mount->session)
+		return OUTCOME_USAGE;
+	/* Before there is something that a signal would leave behind. */
+	if (fuse_set_signal_handlers(mount->session) == 0) {
+		if (fuse_session_mount(mount->session, mount->dir) == 0) {
+			if (chdir("/") < 0)
+				outcome = complain("/", -errno);
+			else
+				outcome = serve(mount);
+		}
+		fuse_remove_signal_handlers(mount->session);
+	}
+	fuse_session_destroy(mount->session);
+	return outcome;
+}
+
+static enum outcome run_server(struct mount *mount)
+{
+	struct mount_options *options = mount->options;
+	enum outcome outcome;
+	int err;
+
+	err = add_session_args(mount);
+	if (err < 0)
+		return complain(options->image, err);
+	mount->server.options = options;
+	mount->server.conn_opts = fuse_parse_conn_info_opts(&options->conn_args);
+	if (!mount->server.conn_opts)
+		return OUTCOME_USAGE;
+	err = handles_create(mount->server.fs, &mount->server.handles);
+	if (err < 0)
+		outcome = complain(options->image, err);
+	else
+		outcome = run_session(mount);
+	handles_destroy(mount->server.handles);
+	free(mount->server.conn_opts);
+	return outcome;
+}
+
+static enum outcome engine_failed(const struct mount_options *options, int err)
+{
+	const char *text = uext4_last_error();
+
+	fprintf(stderr, "uext4: %s: %s\n", options->image, *text ? text : strerror(-err));
+	return outcome_of(err);
+}
+
+static enum outcome run_image(struct mount *mount)
+{
+	const struct mount_options *options = mount->options;
+	struct uext4_stat root;
+	enum outcome outcome;
+	int err;
+
+	err = uext4_open(options->image, &options->open, &mount->server.fs);
+	if (err < 0)
+		return engine_failed(options, err);
+	err = uext4_info(mount->server.fs, &mount->info);
+	/* The one inode that a mount cannot do without. */
+	if (!err)
+		err = uext4_stat(mount->server.fs, UEXT4_ROOT_INO, &root);
+	if (err < 0)
+		outcome = engine_failed(options, err);
+	else
+		outcome = run_server(mount);
+	uext4_close(mount->server.fs);
+	return outcome;
+}
+
+static enum outcome run_with_lockfile(struct mount *mount)
+{
+	const char *given = mount->options->lockfile;
+	enum outcome outcome;
+	char *path;
+	int fd;
+
+	if (!given)
+		return run_image(mount);
+	fd = open(given, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return complain(given, -errno);
+	close(fd);
+	path = realpath(given, NULL);
+	outcome = run_image(mount);
+	if (path)
+		unlink(path);
+	free(path);
+	return outcome;
+}
+
+static enum outcome run(struct mount_options *options, int ready_fd)
+{
+	struct mount mount = { .options = options, .ready_fd = ready_fd };
+	struct stat stat_buf;
+	enum outcome outcome;
+
+	mount.dir = realpath(options->dir, NULL);
+	if (!mount.dir || stat(mount.dir, &stat_buf) < 0)
+		outcome = complain(options->dir, -errno);
+	else if (!S_ISDIR(stat_buf.st_mode))
+		outcome = complain(options->dir, -ENOTDIR);
+	else
+		outcome = run_with_lockfile(&mount);
+	free(mount.dir);
+	return outcome;
+}
+
+/* ---- two processes -------------------------------------------------------------------------- */
+
+/* The user's process: what becomes of the mount. */
+static int wait_for_child(const struct mount_options *options, pid_t child, int fd)
+{
+	unsigned char status;
+	int wait_status;
+	ssize_t got;
+
+	do {
+		got = read(fd, &status, sizeof(status));
+	} while (got < 0 && errno == EINTR);
+	close(fd);
+	if (got == sizeof(status))
+		return status;
+
+	/* It ended without a word on the pipe: its exit status says why. */
+	while (waitpid(child, &wait_status, 0) < 0) {
+		if (errno != EINTR)
+			return exit_status(options, complain("waitpid", -errno));
+	}
+	if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status))
+		return WEXITSTATUS(wait_status);
+	if (WIFSIGNALED(wait_status))
+		fprintf(stderr, "uext4: %s: the server died of signal %d\n", options->image,
+			WTERMSIG(wait_status));
+	return exit_status(options, OUTCOME_FAILED);
+}
+
+static int run_in_background(struct mount_options *options)
+{
+	int pipe_fds[2];
+	pid_t child;
+
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return exit_status(options, complain("pipe", -errno));
+	fflush(NULL);
+	child = fork();
+	if (child < 0)
+		return exit_status(options, complain("fork", -errno));
+	if (child > 0) {
+		close(pipe_fds[1]);
+		return wait_for_child(options, child, pipe_fds[0]);
+	}
+	close(pipe_fds[0]);
+	openlog("uext4", LOG_PID, LOG_DAEMON);
+	return exit_status(options, run(options, pipe_fds[1]));
+}
+
+int uext4_mount_main(int argc, char **argv)
+{
+	struct mount_options options;
+	int status;
+
+	if (mount_options_parse(&options, argc, argv) < 0) {
+		status = exit_status(&options, OUTCOME_USAGE);
+	} else if (options.action == MOUNT_HELP) {
+		print_help();
+		status = 0;
+	} else if (options.action == MOUNT_VERSION) {
+		printf("uext4 %s, FUSE %s\n", uext4_version(), fuse_pkgversion());
+		status = 0;
+	} else if (options.action == MOUNT_FAKE) {
+		status = 0;
+	} else if (options.foreground) {
+		status = exit_status(&options, run(&options, -1));
+	} else {
+		status = run_in_background(&options);
+	}
+	mount_options_finish(&options);
+	return status;
+}

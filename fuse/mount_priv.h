@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the FUSE front end share: the options of a mount, the server behind its
+ * requests, and the handles the server keeps open.
+ */
+#ifndef UEXT4_FUSE_MOUNT_PRIV_H
+#define UEXT4_FUSE_MOUNT_PRIV_H
+
+#define FUSE_USE_VERSION 314
+
+#include <fuse_lowlevel.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "uext4.h"
+
+/* ---- options.c ------------------------------------------------------------------------------ */
+
+enum mount_acl {
+	MOUNT_ACL_AUTO, /* where permissions are checked and the image may have ACLs */
+	MOUNT_ACL_OFF,
+	MOUNT_ACL_ON,
+};
+
+enum mount_action { MOUNT_RUN, MOUNT_HELP, MOUNT_VERSION, MOUNT_FAKE };
+
+/* Everything the command line says.  Strings point into it or are freed with it. */
+struct mount_options {
+	enum mount_action action;
+	const char *image;
+	const char *dir;
+	bool is_helper; /* called by mount(8) */
+	bool foreground;
+	bool debug;
+	bool single_thread;
+	bool read_only; /* asked for by name */
+	bool fakeroot;
+	bool allow_other; /* or allow_root: the mount has more users than one */
+	bool default_permissions;
+	bool suid_dev; /* suid,dev as the kernel's own mounts have it */
+	bool no_default_opts;
+	bool errors_panic;
+	bool clone_fd;
+	enum mount_acl acl;
+	bool has_uid;
+	bool has_gid;
+	bool has_umask;
+	uid_t uid;
+	gid_t gid;
+	mode_t umask;
+	unsigned threads_max; /* 0: by the number of processors */
+	unsigned read_bytes_max; /* 0: the kernel's limit */
+	unsigned readahead_bytes;
+	uint32_t statfs_flags;
+	char *lockfile;
+	struct uext4_open_options open;
+	struct fuse_args session_args; /* what libfuse is told */
+	struct fuse_args conn_args;    /* the options of fuse_parse_conn_info_opts() */
+};
+
+/*
+ * Reads the command line into @options.  On failure, after saying why on stderr, returns -EINVAL, or
+ * -ENOMEM.  mount_options_finish() is due in both cases.
+ */
+int mount_options_parse(struct mount_options *options, int argc, char **argv);
+void mount_options_finish(struct mount_options *options);
+
+/* ---- handles.c ------------------------------------------------------------------------------ */
+
+struct handles;
+
+/*
+ * Files and directories stay open between requests, in bounded tables: the kernel opens and closes
+ * without telling.  May be called from any thread.
+ */
+int handles_create(struct uext4_fs *fs, struct handles **ret_handles);
+void handles_destroy(struct handles *handles);
+
+/* An open regular file, shared by all who ask for the same inode. */
+struct open_file {
+	uint32_t ino;
+	unsigned users;	    /* requests that work with it now */
+	bool is_private;    /* not in the table: there was no room */
+	uint64_t used_last; /* for the choice of whom to close */
+	struct uext4_file *file;
+};
+
+int handles_get_file(struct handles *handles, uint32_t ino, struct open_file **ret_file);
+void handles_put_file(struct handles *handles, struct open_file *file);
+
+enum { DIR_BATCH_COUNT = 128 };
+
+/* A listing in progress.  One request at a time has it; `next` to `count` are still to be sent. */
+struct open_dir {
+	uint32_t ino;
+	uint64_t cookie; /* where the listing stands: of the last entry sent */
+	bool is_busy;
+	bool is_private;
+	bool is_at_end; /* the engine has said that nothing follows */
+	uint64_t used_last;
+	struct uext4_dir *dir; /* NULL: free */
+	size_t next;
+	size_t count;
+	struct uext4_dirent batch[DIR_BATCH_COUNT];
+};
+
+/* The listing of directory @ino that stands at @cookie, or a new one set there. */
+int handles_take_dir(struct handles *handles, uint32_t ino, uint64_t cookie,
+		     struct open_dir **ret_dir);
+void handles_give_dir(struct handles *handles, struct open_dir *dir);
+
+/* The next entry to send; NULL at the end of the directory. */
+int open_dir_peek(struct open_dir *dir, const struct uext4_dirent **ret_entry);
+void open_dir_advance(struct open_dir *dir);
+
+/* At least @size bytes that belong to the calling thread until its next call; NULL: no memory. */
+void *thread_buffer(size_t size);
+
+/* ---- fuse.c --------------------------------------------------------------------------------- */
+
+/* The server of one mount; every field is constant once init has been answered. */
+struct server {
+	struct uext4_fs *fs;
+	struct handles *handles;
+	const struct mount_options *options;
+	struct fuse_conn_info_opts *conn_opts;
+	bool use_acl;  /* the kernel enforces ACLs */
+	bool hide_acl; /* ACLs are not shown as attributes */
+	bool has_no_open;    /* the kernel opens files without asking, */
+	bool has_no_opendir; /* and directories; both set by init */
+};
+
+extern const struct fuse_lowlevel_ops server_ops;
+
+#endif
