@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Images that the kernel left with a journal to replay, at true points in time.
+
+Under load (t/lib/load.py) an image is caught in two ways: the file system is shut down by
+EXT4_IOC_SHUTDOWN, with the log flushed or not, or the default way; or the image file, on a
+loop-mounted XFS, is reflinked while the kernel writes to it, which is atomic.  Every point must
+have something in its journal; but for the default shutdown, which freezes first and so leaves an
+empty journal, and orphans.  Every point is copied:
+
+    copy A   the kernel replays it (and finishes its orphans); e2fsck finds nothing wrong afterwards;
+             a second, read-only mount is the reference
+    copy B   is read by the library, which replays in memory: it shows the same, and B stays as it is
+
+Rules of the comparison:
+    D1  Every name, attribute and byte is that of the reference.
+    D2  Where the kernel finished an orphan (a truncation; blocks freed of files without a name), the
+        fields blocks, fiemap, mtime, ctime and statfs may instead be those of the same image after
+        replay and before orphan processing: replayed by `e2fsck -E journal_only`, and mounted
+        through a read-only loop device, where the kernel cannot process orphans.
+    D3  With norecovery the same image may be inconsistent: the walk ends by itself, well or with an
+        error, and changes nothing.
+
+--full takes more points.
+"""
+
+import contextlib
+import fcntl
+import os
+import random
+import re
+import shutil
+import struct
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from lib import harness, images, load, manifest  # noqa: E402
+from lib.harness import Failed, Skip, run  # noqa: E402
+from matrix import library_manifest  # noqa: E402
+
+EXT4_IOC_SHUTDOWN = 0x8004587D
+SHUTDOWNS = {"default": 0, "logflush": 1, "nologflush": 2}
+TRIES_MAX = 20  # to catch an image with something in its journal
+XFS_MIB = 1024
+
+ORPHAN_FIELDS = ("blocks", "fiemap", "mtime", "ctime")
+ORPHAN_STATFS = ("blocks_free", "blocks_available", "inodes_free")
+
+# name, mke2fs, mount options, share of calls that are followed by an fsync
+KINDS = [
+    ("ext4-d12-4k", "-t ext4 -b 4096", "", 0.15),
+    ("ext4-d12-1k", "-t ext4 -b 1024", "", 0.15),
+    ("orphan-file-4k", f"-t ext4 -b 4096 -O {images.EXT4_D13}", "", 0.15),
+    ("orphan-file-1k-inline", f"-t ext4 -b 1024 -O inline_data,{images.EXT4_D13}", "", 0.15),
+    ("inline-256", "-t ext4 -b 4096 -O inline_data", "", 0.15),
+    ("inline-512-data-journal", "-t ext4 -b 4096 -I 512 -O inline_data", "data=journal", 0.15),
+    ("data-journal-4k", "-t ext4 -b 4096", "data=journal", 0.15),
+    ("data-journal-1k", "-t ext4 -b 1024", "data=journal", 0.15),
+    ("fast-commit-4k", "-t ext4 -b 4096 -O fast_commit", "", 0.5),
+    ("fast-commit-1k", "-t ext4 -b 1024 -O fast_commit", "", 0.5),
+    ("fast-commit-inline", "-t ext4 -b 4096 -O fast_commit,inline_data", "", 0.5),
+    ("fast-commit-orphan-file", f"-t ext4 -b 4096 -O fast_commit,{images.EXT4_D13}", "", 0.5),
+    ("csum-off", "-t ext4 -b 4096 -O ^metadata_csum", "", 0.15),
+    ("csum-off-journal-checksum", "-t ext4 -b 4096 -O ^metadata_csum", "journal_checksum", 0.15),
+    ("async-commit", "-t ext4 -b 4096 -O ^metadata_csum,^64bit",
+     "journal_checksum,journal_async_commit,data=writeback", 0.15),
+    ("64bit-off-1k", "-t ext4 -b 1024 -O ^64bit", "", 0.15),
+    ("bigalloc", "-t ext4 -b 4096 -O bigalloc -C 16384", "", 0.15),
+    ("ext3-1k", "-t ext3 -b 1024 -I 128", "", 0.15),
+    ("ext3-data-journal", "-t ext3 -b 4096", "data=journal", 0.15),
+]
+
+
+def journal_state(path):
+    """(the image needs recovery, blocks of fast commits in its journal)."""
+    text = run("dumpe2fs", "-h", path).stdout.decode()
+    start = re.search(r"^Journal start:\s*(\d+)", text, re.M)
+    dirty = "needs_recovery" in text and bool(start) and int(start.group(1)) != 0
+    return dirty, fast_commit_blocks(path, text) if "fast_commit" in text else 0
+
+
+def fast_commit_blocks(path, text):
+    """Blocks in the fast-commit area that begin with the head of a fast commit that is to be
+    replayed: one whose transaction follows those of the journal."""
+    block_size = int(re.search(r"^Block size:\s*(\d+)", text, re.M).group(1))
+    length = int(re.search(r"^Fast commit length:\s*(\d+)", text, re.M).group(1))
+    sequence = int(re.search(r"^Journal sequence:\s*(0x[0-9a-f]+)", text, re.M).group(1), 16)
+    blocks = []
+    for match in re.finditer(r"\(\d+(?:-\d+)?\):(\d+)(?:-(\d+))?",
+                             images.debugfs(path, ["stat <8>"]).split("EXTENTS:")[-1]):
+        first = int(match.group(1))
+        blocks += range(first, int(match.group(2) or first) + 1)
+    found = 0
+    with open(path, "rb") as f:
+        for block in blocks[-length:]:
+            tag, _, _, tid = struct.unpack("<HHII", os.pread(f.fileno(), 12, block * block_size))
+            found += tag == 9 and tid >= sequence
+    return found
+
+
+# ---- taking points ---------------------------------------------------------------------------------
+
+
+class Catcher:
+    """Makes images of one kind and catches them."""
+
+    def __init__(self, ctx, kind):
+        self.ctx = ctx
+        self.name, arguments, self.mount, self.fsync_share = kind
+        self.arguments = arguments.split()
+        self.random = random.Random(f"{ctx.options.seed}:{self.name}")
+
+    def fresh(self, path):
+        images.mke2fs(path, self.arguments, 96, inodes=4096)
+        return images.read_caps(path)
+
+    @contextlib.contextmanager
+    def loaded(self, path, directory):
+        """A new image, mounted, under load."""
+        caps = self.fresh(path)
+        options = ",".join(filter(None, ["noinit_itable", self.mount]))
+        with harness.mounted(path, directory, options):
+            worker = load.Worker(directory, self.random.random(), caps, self.fsync_share)
+            try:
+                yield
+            finally:
+                worker.stop()
+
+    def shut_down(self, how, point):
+        path = self.ctx.path("shutdown.img")
+        directory = self.ctx.path("mnt")
+        for _ in range(TRIES_MAX):
+            with self.loaded(path, directory):
+                load.pause(self.random, 0.05, 0.3)
+                fd = os.open(directory, os.O_RDONLY)
+                try:
+                    fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("=I", SHUTDOWNS[how]))
+                finally:
+                    os.close(fd)
+            if how == "default" or journal_state(path)[0]:
+                os.rename(path, point)
+                return
+        raise Failed(f"no dirty journal in {TRIES_MAX} tries")
+
+    def reflinks(self, points):
+        """Catches one run at several moments."""
+        xfs = self.ctx.path("xfs.img")
+        with open(xfs, "wb") as f:
+            f.truncate(XFS_MIB << 20)
+        run("mkfs.xfs", "-q", "-m", "reflink=1", xfs)
+        with harness.mounted(xfs, self.ctx.path("xfs"), fstype="xfs") as under:
+            path = os.path.join(under, "live.img")
+            with self.loaded(path, self.ctx.path("mnt")):
+                for point in points:
+                    self.reflink(path, point)
+        os.unlink(xfs)
+
+    def reflink(self, path, point):
+        copy = path + ".point"
+        for _ in range(TRIES_MAX):
+            load.pause(self.random, 0.02, 0.2)
+            run("cp", "--reflink=always", path, copy)
+            if journal_state(copy)[0]:
+                run("cp", "--sparse=always", copy, point)
+                os.unlink(copy)
+                return
+            os.unlink(copy)
+        raise Failed(f"no dirty journal in {TRIES_MAX} tries")
+
+
+# ---- comparing -------------------------------------------------------------------------------------
+
+
+def kernel_replayed(ctx, image):
+    """What the kernel shows after its own replay of `image`, which it changes."""
+    directory = ctx.path("kernel")
+    with harness.mounted(image, directory, "noatime"):
+        pass
+    with harness.mounted(image, directory, "ro,noatime"):
+        shown = manifest.scan(directory)
+    images.e2fsck(image)
+    return shown
+
+
+def before_orphans(ctx, image):
+    """What the kernel shows of `image` after e2fsck's replay, its orphans not yet processed."""
+    run("e2fsck", "-y", "-E", "journal_only", image, check=False)
+    with harness.loop_device(image, "-r") as device:
+        directory = ctx.path("orphans")
+        os.makedirs(directory, exist_ok=True)
+        entry = harness.at_end(run, "umount", "-l", directory)
+        run("mount", "-t", "ext4", "-o", "ro,noatime", device, directory)
+        try:
+            return manifest.scan(directory)
+        finally:
+            run("umount", directory)
+            harness.done(entry)
+
+
+def orphan_rule(earlier):
+    """D2 as compare() wants it."""
+    def excused(path, field, _reference, ours):
+        fields = ORPHAN_STATFS if path == manifest.STATFS else ORPHAN_FIELDS
+        return field in fields and path in earlier and ours[field] == earlier[path].get(field)
+    return excused
+
+
+def check_norecovery(ctx, image):
+    result = run(ctx.options.manifest, "--norecovery", image, check=False, timeout=60)
+    if result.returncode not in (0, 1):
+        raise Failed(f"norecovery: uext4-manifest exited {result.returncode}",
+                     result.stderr.decode(errors="replace").splitlines())
+
+
+def check_point(ctx, point):
+    """One point in time, all rules."""
+    if not os.path.exists(point):
+        raise Failed("the point was not taken")
+    copy = point + ".a"
+    try:
+        run("cp", "--sparse=always", point, copy)
+        reference = kernel_replayed(ctx, copy)
+        before = images.digest(point)
+        shown = library_manifest(ctx.options, point, False)
+        lines = manifest.compare(reference, shown, names=("kernel", "library"))
+        if lines:
+            run("cp", "--sparse=always", point, copy)
+            rule = orphan_rule(before_orphans(ctx, copy))
+            lines = manifest.compare(reference, shown, ignore=rule, names=("kernel", "library"))
+        check_norecovery(ctx, point)
+        if images.digest(point) != before:
+            raise Failed("the image file is not what it was")
+        return lines
+    finally:
+        for path in (copy, point):
+            if os.path.exists(path) and not ctx.options.keep:
+                os.unlink(path)
+
+
+def catch(ctx, kind, reflinks):
+    """One kind: takes all points, then compares each."""
+    catcher = Catcher(ctx, kind)
+    for how in SHUTDOWNS:
+        if ctx.wants(f"shutdown-{how}"):
+            catcher.shut_down(how, ctx.path(f"shutdown-{how}.img"))
+    wanted = [i for i in range(1, reflinks + 1) if ctx.wants(f"reflink-{i}")]
+    if wanted:
+        catcher.reflinks([ctx.path(f"reflink-{i}.img") for i in wanted])
+    names = [f"shutdown-{how}" for how in SHUTDOWNS if ctx.wants(f"shutdown-{how}")]
+    names += [f"reflink-{i}" for i in wanted]
+    fast = sum(journal_state(ctx.path(f"{name}.img"))[1] for name in names)
+
+    def fast_commits():
+        if not fast:
+            raise Failed("none of the points has a fast commit to replay")
+
+    if "fast_commit" in kind[1]:
+        ctx.test("fast-commits", fast_commits)
+    for name in names:
+        ctx.test(name, lambda name=name: check_point(ctx, ctx.path(f"{name}.img")))
+
+
+def main():
+    options = harness.parse_options(__doc__.splitlines()[0])
+    reflinks = 12 if options.full else 2
+    why = harness.why_no_kernel_mounts()
+    if not why and not shutil.which("mkfs.xfs"):
+        why = "no mkfs.xfs"
+
+    def job(kind):
+        def function(ctx):
+            if why:
+                raise Skip(why)
+            catch(ctx, kind, reflinks)
+        results = [f"shutdown-{how}" for how in SHUTDOWNS]
+        results += [f"reflink-{i}" for i in range(1, reflinks + 1)]
+        return harness.Job(kind[0], function, results)
+
+    harness.main(options, [job(kind) for kind in KINDS])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,629 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The FUSE mount as a program: when it starts, what it says, whom it lets in, how it ends.
+
+That every kind of image is shown as the kernel shows it is t/matrix.py's business; here one rich tree
+is enough, and the kernel's own mount of it is the judge.
+
+    refuse   what cannot be mounted: the status, the reason on stderr, and that nothing is left behind
+    life     from ready to gone: signals, umount, the image untouched
+    show     the same tree as the kernel's, for root and for others; options that change the view
+    damage   one bad inode is an error of that inode alone
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+
+from lib import harness, images, manifest  # noqa: E402
+from lib.harness import Failed, Skip, run  # noqa: E402
+
+WAIT_S = 10
+
+# What a FUSE mount cannot carry: times of creation, extents, the id of the file system.
+LACKS = ("crtime", "fiemap", "fsid")
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_BUSY, EXIT_CORRUPT, EXIT_JOURNAL = range(1, 7)
+
+
+# ---- around one mount ------------------------------------------------------------------------
+
+
+def small_image(path, *arguments, size="8M"):
+    with open(path, "wb") as f:
+        f.truncate(int(size[:-1]) << 20)
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", *arguments, path)
+    return path
+
+
+def servers_of(image):
+    """Processes with the image on their command line, other than ours."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+        except OSError:
+            continue
+        if b"mount" in words[1:2] and os.fsencode(image) in words[2:]:
+            found.append(int(pid))
+    return found
+
+
+def wait_until(what, condition):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failed(f"{what} did not happen within {WAIT_S} s")
+        time.sleep(0.01)
+
+
+def mount_line(directory):
+    """[source, type, options] of what is mounted at `directory`, or None."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as f:
+        for line in f:
+            words = line.split(" ")
+            if words[1] == directory:
+                return [words[0], words[2], words[3].split(",")]
+    return None
+
+
+def call(ctx, *arguments, program=None):
+    """Runs `uext4 mount`; returns (status, stderr)."""
+    argv = [program] if program else [ctx.options.uext4, "mount"]
+    # A file, not a pipe: the server would keep it open.
+    with open(ctx.path("stderr"), "w+b") as log:
+        result = subprocess.run([*argv, *arguments], stdin=subprocess.DEVNULL, stdout=log,
+                                stderr=log, timeout=60, check=False)
+        log.seek(0)
+        return result.returncode, log.read().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def mounted(ctx, image, directory, options="ro", program=None):
+    """A mount of ours, and that its end leaves no process."""
+    os.makedirs(directory, exist_ok=True)
+    entry = harness.at_end(harness._umount_quietly, directory)
+    status, text = call(ctx, image, directory, "-o", options, program=program)
+    if status != 0:
+        raise Failed(f"mount -o {options} exited {status}", text.splitlines())
+    if mount_line(directory) is None:
+        raise Failed("the mount is not there though its command has returned 0")
+    try:
+        yield directory
+    finally:
+        run("fusermount3", "-u", directory)
+        harness.done(entry)
+        if not program:
+            wait_until("the end of the server", lambda: not servers_of(image))
+
+
+def expect(what, got, want):
+    if got != want:
+        raise Failed(f"{what}: {got!r}, expected {want!r}")
+
+
+# ---- refuse ------------------------------------------------------------------------------------
+
+
+def refuse(ctx):
+    target = ctx.path("mnt")
+    os.makedirs(target)
+    image = small_image(ctx.path("good.img"))
+    before = images.digest(image)
+
+    def refused(status, reason, *arguments):
+        def check():
+            got, text = call(ctx, *arguments)
+            expect("status", got, status)
+            if reason not in text:
+                raise Failed(f"stderr does not say {reason!r}", text.splitlines())
+            if mount_line(target):
+                run("umount", target)
+                raise Failed("it was mounted all the same")
+            for argument in arguments[:1]:
+                wait_until("the end of the server", lambda: not servers_of(argument))
+        return check
+
+    missing = ctx.path("missing.img")
+    text_file = ctx.path("text.img")
+    with open(text_file, "wb") as f:
+        f.write(b"not a file system\n" * 1000)
+
+    ctx.test("image missing", refused(EXIT_FAILED, "No such file", missing, target))
+    ctx.test("image is no file system", refused(EXIT_FAILED, text_file, text_file, target))
+    ctx.test("image is a directory", refused(EXIT_FAILED, ctx.dir, ctx.dir, target))
+    ctx.test("directory missing", refused(EXIT_FAILED, "No such file", image, ctx.path("none")))
+    ctx.test("directory is a file", refused(EXIT_FAILED, "Not a directory", image, text_file))
+    ctx.test("no directory", refused(EXIT_USAGE, "directory", image))
+    ctx.test("too many arguments", refused(EXIT_USAGE, "third", image, target, "third"))
+    ctx.test("unknown option", refused(EXIT_USAGE, "'nonsense=1'",
+                                       image, target, "-o", "ro,nonsense=1"))
+    ctx.test("rw", refused(EXIT_USAGE, "rw", image, target, "-o", "rw"))
+    ctx.test("value missing", refused(EXIT_USAGE, "offset", image, target, "-o", "offset"))
+    ctx.test("value not a number", refused(EXIT_USAGE, "'much'",
+                                           image, target, "-o", "cache_size=much"))
+    ctx.test("value not wanted", refused(EXIT_USAGE, "fakeroot", image, target, "-o", "fakeroot=1"))
+    ctx.test("lock file impossible", refused(EXIT_FAILED, "/nowhere", image, target,
+                                             "-o", "lockfile=/nowhere/at/all"))
+
+    def unsupported():
+        path = small_image(ctx.path("unsupported.img"))
+        images.debugfs(path, ["feature FEATURE_I30"], write=True)
+        refused(EXIT_UNSUPPORTED, "", path, target)()
+
+    def corrupt():
+        path = small_image(ctx.path("corrupt.img"), "-O", "metadata_csum")
+        with open(path, "r+b") as f:
+            f.seek(1024 + 0x78)  # the label: s_checksum no longer fits
+            f.write(b"surprise")
+        refused(EXIT_CORRUPT, "", path, target)()
+
+    def journal():
+        path = ctx.path("journal.img")
+        small_image(path, "-O", "has_journal", size="16M")
+        dump = images.debugfs(path, ["bmap <8> 0"])
+        block = int(dump.split()[-1])
+        size = images.read_caps(path).block_size
+        images.debugfs(path, ["feature needs_recovery"], write=True)
+        with open(path, "r+b") as f:
+            f.seek(block * size)
+            f.write(bytes(1024))
+        refused(EXIT_JOURNAL, "", path, target)()
+
+    def busy():
+        reason = harness.why_no_kernel_mounts()
+        if reason:
+            raise Skip(reason)
+        path = small_image(ctx.path("busy.img"))
+        with harness.loop_device(path):
+            refused(EXIT_BUSY, "", path, target)()
+
+    def helper():
+        link = ctx.path("mount.fuse.uext4")
+        os.symlink(ctx.options.uext4, link)
+        expect("status of a failed mount", call(ctx, missing, target, "-o", "rw", program=link)[0],
+               32)
+        expect("status of a wrong call",
+               call(ctx, image, target, "-o", "nonsense", program=link)[0], 1)
+
+    ctx.test("unknown feature", unsupported)
+    ctx.test("corrupt superblock", corrupt)
+    ctx.test("journal not replayable", journal)
+    ctx.test("busy", busy)
+    ctx.test("helper's status", helper)
+    ctx.test("image untouched", lambda: expect("digest", images.digest(image), before))
+
+
+REFUSE = ["image missing", "image is no file system", "image is a directory", "directory missing",
+          "directory is a file", "no directory", "too many arguments", "unknown option", "rw",
+          "value missing", "value not a number", "value not wanted", "lock file impossible",
+          "unknown feature", "corrupt superblock", "journal not replayable", "busy",
+          "helper's status", "image untouched"]
+
+
+# ---- life ----------------------------------------------------------------------------------------
+
+
+def life(ctx):
+    target = ctx.path("mnt")
+    os.makedirs(target)
+    image = small_image(ctx.path("life.img"), "-d", os.path.dirname(os.path.abspath(__file__)))
+    before = images.digest(image)
+
+    def proc_mounts():
+        with mounted(ctx, image, target, "ro"):
+            source, kind, options = mount_line(target)
+            expect("source", source, image)
+            expect("type", kind, "fuse.uext4")
+            missing = {"ro", "nosuid", "nodev"} - set(options)
+            if missing:
+                raise Failed(f"not in /proc/mounts: {missing}")
+        with mounted(ctx, image, target, "fsname=a name,subtype=other"):
+            expect("source, type", mount_line(target)[:2], ["a\\040name", "fuse.other"])
+
+    def says_read_only():
+        with open(ctx.path("empty"), "wb"):
+            pass
+        _, text = call(ctx, image, target)
+        run("umount", target)
+        if "read-only" not in text:
+            raise Failed("nothing said about read-only", text.splitlines())
+        status, text = call(ctx, image, target, "-o", "ro")
+        run("umount", target)
+        expect("ro: status, stderr", (status, text), (0, ""))
+
+    def no_writes():
+        with mounted(ctx, image, target):
+            for what in (lambda: os.mkdir(f"{target}/new"), lambda: os.unlink(f"{target}/fuse.py"),
+                         lambda: open(f"{target}/fuse.py", "ab"),
+                         lambda: os.chmod(f"{target}/fuse.py", 0)):
+                try:
+                    what()
+                except OSError as err:
+                    expect("errno", errno.errorcode[err.errno], "EROFS")
+                else:
+                    raise Failed("a write succeeded")
+
+    def relative_paths():
+        place = ctx.path("place")
+        os.makedirs(os.path.join(place, "dir"))
+        os.symlink(image, os.path.join(place, "link"))
+        here = os.getcwd()
+        os.chdir(place)
+        try:
+            expect("status", call(ctx, "link", "dir", "-o", "ro")[0], 0)
+        finally:
+            os.chdir(here)
+        mounted_at = os.path.join(place, "dir")
+        expect("source", mount_line(mounted_at)[0], image)
+        if "fuse.py" not in os.listdir(mounted_at):
+            raise Failed("the tree is not there")
+        run("umount", mounted_at)
+        wait_until("the end of the server", lambda: not servers_of("link"))
+
+    def foreground(number):
+        def check():
+            with open(ctx.path("log"), "w+b") as log:
+                server = subprocess.Popen([ctx.options.uext4, "mount", "-f", image, target],
+                                          stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                entry = harness.at_end(server.kill)
+                wait_until("the mount", lambda: mount_line(target))
+                os.listdir(target)
+                if number is None:
+                    run("fusermount3", "-u", target)
+                else:
+                    server.send_signal(number)
+                expect("status", server.wait(WAIT_S), 0)
+                harness.done(entry)
+            if mount_line(target):
+                raise Failed("still mounted")
+        return check
+
+    def lockfile():
+        path = ctx.path("lock")
+        with mounted(ctx, image, target, f"ro,lockfile={path}"):
+            if not os.path.exists(path):
+                raise Failed("no lock file while mounted")
+        if os.path.exists(path):
+            raise Failed("the lock file stayed")
+
+    def twice():
+        second = ctx.path("second")
+        with mounted(ctx, image, target):
+            os.makedirs(second)
+            expect("status", call(ctx, image, second, "-o", "ro")[0], 0)
+            expect("trees", os.listdir(target), os.listdir(second))
+            run("umount", second)
+
+    def busy_unmount():
+        with mounted(ctx, image, target):
+            with open(f"{target}/fuse.py", "rb") as f:
+                result = run("fusermount3", "-u", target, check=False)
+                if result.returncode == 0:
+                    raise Failed("an open file did not keep it mounted")
+                if not f.read(10):
+                    raise Failed("nothing read")
+
+    def helper():
+        link = ctx.path("mount.fuse.uext4")
+        os.symlink(ctx.options.uext4, link)
+        # As mount(8) calls it: rw where the user has said nothing.
+        with mounted(ctx, image, target, "rw,nosuid,nodev,_netdev,x-systemd.automount", link):
+            if "ro" not in mount_line(target)[2]:
+                raise Failed("not read-only")
+        status, _ = call(ctx, image, target, "-f", "-n", "-v", "-o", "ro", program=link)
+        expect("status of a fake mount", status, 0)
+        expect("fake mount", mount_line(target), None)
+
+    def noise():
+        options = ("defaults,noauto,nofail,user,_netdev,x-a.b=c,comment=d,data=ordered,commit=5,"
+                   "discard,noatime,relatime,lazytime,errors=remount-ro,barrier=1,direct,"
+                   "cache_size=4M,no_default_opts,big_writes,kernel_cache,max_read=65536")
+        with mounted(ctx, image, target, options):
+            os.listdir(target)
+
+    ctx.test("proc mounts", proc_mounts)
+    ctx.test("says read-only", says_read_only)
+    ctx.test("writes are refused", no_writes)
+    ctx.test("relative paths", relative_paths)
+    ctx.test("SIGTERM", foreground(signal.SIGTERM))
+    ctx.test("SIGINT", foreground(signal.SIGINT))
+    ctx.test("foreground unmounted", foreground(None))
+    ctx.test("lock file", lockfile)
+    ctx.test("mounted twice", twice)
+    ctx.test("busy unmount", busy_unmount)
+    ctx.test("helper", helper)
+    ctx.test("options without effect", noise)
+    ctx.test("image untouched", lambda: expect("digest", images.digest(image), before))
+
+
+LIFE = ["proc mounts", "says read-only", "writes are refused", "relative paths", "SIGTERM",
+        "SIGINT", "foreground unmounted", "lock file", "mounted twice", "busy unmount", "helper",
+        "options without effect", "image untouched"]
+
+
+# ---- show ------------------------------------------------------------------------------------------
+
+
+def as_user(uid, gid, function):
+    """The result of `function`, run by another user in a process of its own."""
+    fd, pipe = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(fd)
+            os.setgroups([])
+            os.setgid(gid)
+            os.setuid(uid)
+            with os.fdopen(pipe, "w") as out:
+                json.dump(function(), out)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(pipe)
+    with os.fdopen(fd) as f:
+        text = f.read()
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        raise Failed(f"the process of user {uid} ended with {status}")
+    return json.loads(text)
+
+
+def attempt(function, *arguments, **more):
+    try:
+        return function(*arguments, **more)
+    except OSError as err:
+        return errno.errorcode[err.errno]
+
+
+def visible(root, paths):
+    """What the calling user may do with each path of a mounted tree."""
+    found = {}
+    for path in paths:
+        full = os.fsencode(root) + b"/" + manifest.decode(path)
+        st = attempt(os.lstat, full)
+        record = {"stat": st if isinstance(st, str) else st.st_mode}
+        record["access"] = [os.access(full, how, follow_symlinks=False)
+                            for how in (os.R_OK, os.X_OK)]
+        names = attempt(os.listxattr, full, follow_symlinks=False)
+        record["names"] = names if isinstance(names, str) else sorted(map(ascii, names))
+        if not isinstance(st, str) and (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
+            fd = attempt(os.open, full, os.O_RDONLY)
+            if isinstance(fd, int):
+                os.close(fd)
+            record["open"] = fd if isinstance(fd, str) else "ok"
+        found[path] = record
+    return found
+
+
+def read_all(root, paths):
+    """path -> digest, by plain reads in an order of its own."""
+    found = {}
+    for path in paths:
+        digest = manifest.Digest()
+        with open(os.fsencode(root) + b"/" + manifest.decode(path), "rb", buffering=0) as f:
+            at = 0
+            while data := f.read(1 << 20):
+                digest.add(at, data)
+                at += len(data)
+        found[path] = digest.value()
+    return found
+
+
+def show(ctx):
+    reason = harness.why_no_kernel_mounts()
+    if reason:
+        raise Skip(reason)
+    # Other users must be able to come here.
+    os.chmod(ctx.options.work, 0o755)
+    recipe = images.Recipe("show", "-t ext4 -b 4096 -O inline_data,ea_inode", size=64)
+    image = images.make(recipe, ctx.dir, ctx.options.seed).path
+    before = images.digest(image)
+    ours, kernels = ctx.path("ours"), ctx.path("kernel")
+    kernel_copy = ctx.path("copy.img")
+    # The kernel gets a copy: an image that backs a loop device is refused.
+    shutil.copyfile(image, kernel_copy)
+
+    with harness.mounted(kernel_copy, kernels, "ro,noatime"):
+        want = manifest.scan(kernels)
+        paths = [p for p in want if p != manifest.STATFS]
+        small = [p for p in paths if want[p].get("type") == "reg" and want[p]["size"] < 4 << 20]
+
+        def same_as_kernel():
+            with mounted(ctx, image, ours):
+                first = manifest.compare(want, manifest.scan(ours), LACKS)
+                # Now out of the kernel's caches of our mount.
+                return first or manifest.compare(want, manifest.scan(ours), LACKS)
+
+        def other_users():
+            wrong = []
+            with mounted(ctx, image, ours, "ro,allow_other"):
+                for uid, gid in ((1000, 1000), (1001, 1), (70000, 70000), (65534, 65534)):
+                    theirs = as_user(uid, gid, lambda: visible(kernels, paths))
+                    here = as_user(uid, gid, lambda: visible(ours, paths))
+                    wrong += [f"user {uid}: {line}" for line in
+                              manifest.compare(theirs, here)]
+            return wrong
+
+        def not_allowed():
+            with mounted(ctx, image, ours):
+                expect("another user", as_user(1000, 1000, lambda: attempt(os.listdir, ours)),
+                       "EACCES")
+
+        def readers():
+            with mounted(ctx, image, ours):
+                results = [None] * 4
+
+                def reader(i):
+                    order = small[i * 7:] + small[:i * 7]
+                    results[i] = read_all(ours, order if i % 2 else order[::-1])
+
+                threads = [threading.Thread(target=reader, args=(i,)) for i in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            right = {p: want[p]["digest"] for p in small if "digest" in want[p]}
+            return [f"reader {i}: {p}" for i, got in enumerate(results) for p in right
+                    if not got or got.get(p) != right[p]]
+
+        ctx.test("same as the kernel", same_as_kernel)
+        ctx.test("other users", other_users)
+        ctx.test("other users without allow_other", not_allowed)
+        ctx.test("parallel readers", readers)
+
+    def minixdf():
+        numbers = []
+        with harness.mounted(kernel_copy, kernels, "ro,noatime,minixdf"):
+            numbers.append(tuple(os.statvfs(kernels))[:8])
+        with mounted(ctx, image, ours, "ro,minixdf"):
+            numbers.append(tuple(os.statvfs(ours))[:8])
+        expect("statfs", numbers[1], numbers[0])
+
+    def owners():
+        with mounted(ctx, image, ours, "ro,uid=12,gid=34,umask=027"):
+            st = os.stat(f"{ours}/types/reg")
+            expect("uid, gid, mode", (st.st_uid, st.st_gid, oct(st.st_mode)), (12, 34, "0o100750"))
+
+    def acl_options():
+        path = f"{ours}/acls/access"
+        name = "system.posix_acl_access"
+        for options, shown in (("ro", True), ("ro,allow_other", True), ("ro,noacl", False)):
+            with mounted(ctx, image, ours, options):
+                expect(f"{options}: listed", name in os.listxattr(path), shown)
+                value = attempt(os.getxattr, path, name)
+                expect(f"{options}: value", isinstance(value, bytes), shown)
+
+    def fakeroot():
+        with mounted(ctx, image, ours, "suid,dev,fakeroot,allow_other"):
+            options = set(mount_line(ours)[2])
+            if not {"nosuid", "nodev"} <= options or "default_permissions" in options:
+                raise Failed(f"mounted with {options}")
+            found = as_user(1000, 1000, lambda: visible(ours, ["owners/m0000"]))
+            expect("open of a file with mode 0", found["owners/m0000"]["open"], "ok")
+
+    def kernel_option():
+        with mounted(ctx, image, ours, "kernel"):
+            options = set(mount_line(ours)[2])
+            if {"nosuid", "nodev"} & options or not {"default_permissions", "allow_other"} <= options:
+                raise Failed(f"mounted with {options}")
+
+    def offset():
+        moved = ctx.path("moved.img")
+        with open(moved, "wb") as out, open(image, "rb") as source:
+            out.seek(1 << 20)
+            shutil.copyfileobj(source, out)
+        for options in ("ro,offset=1048576", "ro,offset=1M"):
+            with mounted(ctx, moved, ours, options):
+                expect("contents", read_all(ours, ["sizes/s65537"]),
+                       {"sizes/s65537": want["sizes/s65537"]["digest"]})
+
+    def long_names():
+        with mounted(ctx, image, ours):
+            expect("256 bytes", attempt(os.stat, f"{ours}/{'n' * 256}"), "ENAMETOOLONG")
+            expect("255 bytes", attempt(os.stat, f"{ours}/{'n' * 255}"), "ENOENT")
+            expect("below a file", attempt(os.stat, f"{ours}/types/reg/x"), "ENOTDIR")
+
+    def ioctls():
+        with mounted(ctx, image, ours):
+            with open(f"{ours}/types/reg", "rb") as f:
+                word = fcntl.ioctl(f, 0x80087601, struct.pack("=ii", 7, 7))  # FS_IOC_GETVERSION
+                expect("bytes beyond the int", struct.unpack("=ii", word)[1], 7)
+                expect("another ioctl", attempt(fcntl.ioctl, f, 0x5401, bytes(64)), "ENOTTY")
+
+    ctx.test("minixdf", minixdf)
+    ctx.test("uid, gid, umask", owners)
+    ctx.test("acl and noacl", acl_options)
+    ctx.test("fakeroot", fakeroot)
+    ctx.test("kernel", kernel_option)
+    ctx.test("offset", offset)
+    ctx.test("names", long_names)
+    ctx.test("ioctls", ioctls)
+    ctx.test("image untouched", lambda: expect("digest", images.digest(image), before))
+
+
+SHOW = ["same as the kernel", "other users", "other users without allow_other", "parallel readers",
+        "minixdf", "uid, gid, umask", "acl and noacl", "fakeroot", "kernel", "offset", "names",
+        "ioctls", "image untouched"]
+
+
+# ---- damage ----------------------------------------------------------------------------------------
+
+
+def damage(ctx):
+    source = ctx.path("source")
+    os.makedirs(os.path.join(source, "dir"))
+    for name in ("first", "bad", "last"):
+        with open(os.path.join(source, name), "wb") as f:
+            f.write(name.encode() * 3000)
+    image = small_image(ctx.path("damage.img"), "-O", "metadata_csum,^inline_data", "-d", source)
+    place = re.search(r"located at block (\d+), offset (0x[0-9a-f]+)",
+                      images.debugfs(image, ["imap /bad"]))
+    block, start = int(place[1]), int(place[2], 16)
+    with open(image, "r+b") as f:
+        f.seek(block * images.read_caps(image).block_size + start + 4)  # i_size_lo
+        f.write(b"\xff")
+    target = ctx.path("mnt")
+
+    def neighbours():
+        with mounted(ctx, image, target):
+            expect("names", sorted(os.listdir(target)),
+                   ["bad", "dir", "first", "last", "lost+found"])
+            expect("the bad file", attempt(os.stat, f"{target}/bad"), "EBADMSG")
+            for name in ("first", "last"):
+                with open(f"{target}/{name}", "rb") as f:
+                    expect(name, f.read(), name.encode() * 3000)
+
+    def said():
+        with open(ctx.path("log"), "w+b") as log:
+            server = subprocess.Popen([ctx.options.uext4, "mount", "-f", image, target, "-oro"],
+                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            entry = harness.at_end(server.kill)
+            wait_until("the mount", lambda: mount_line(target))
+            attempt(os.stat, f"{target}/bad")
+            server.terminate()
+            server.wait(WAIT_S)
+            harness.done(entry)
+            log.seek(0)
+            text = log.read().decode()
+        if "inode" not in text:
+            raise Failed("the server does not say what is wrong", text.splitlines())
+
+    ctx.test("neighbours", neighbours)
+    ctx.test("said on stderr", said)
+
+
+DAMAGE = ["neighbours", "said on stderr"]
+
+
+def needs_fuse(function):
+    def checked(ctx):
+        reason = harness.why_no_fuse()
+        if reason:
+            raise Skip(reason)
+        function(ctx)
+    return checked
+
+
+if __name__ == "__main__":
+    harness.main(harness.parse_options(__doc__), [
+        harness.Job("show", needs_fuse(show), SHOW),
+        harness.Job("life", needs_fuse(life), LIFE),
+        harness.Job("refuse", needs_fuse(refuse), REFUSE),
+        harness.Job("damage", needs_fuse(damage), DAMAGE),
+    ])

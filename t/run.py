@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Runs the test programs of one suite and adds up their results.
+
+Every program prints a line a test and closes with `N passed, N failed, N skipped`; unit tests speak TAP.
+The output of a program that fails is shown whole, that of others is reduced to its skips.  The last line is
+the sum over all programs.  Exit status 1 if anything failed, also a program that died without its last line.
+"""
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(HERE)
+UNITS = ["base", "sync", "dev", "disk", "cache", "journal", "fs"]
+SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
+
+
+def script(path, *args):
+    return [sys.executable, os.path.join(TOP, path), *args]
+
+
+def suites(build):
+    """name -> list of (test program, command)."""
+    def at(config, program):
+        return os.path.join(build, config, program)
+
+    def units(config):
+        return [(f"unit-{u} ({config})", [at(config, f"unit-{u}")]) for u in UNITS]
+
+    uext4 = at("check", "uext4")
+    tidy = [("tidy", script("tools/tidy.py", "--build", at("check", "")))]
+    common = ["--uext4", uext4]
+    manifest = ["--manifest", at("check", "uext4-manifest")]
+    quick = tidy + units("check") + [("cli", script("t/func/cli.py", *common))]
+    asan = units("asan") + [("bad images", script("t/bad.py", "--walk", at("asan", "uext4-walk")))]
+    tsan = units("tsan") + [("threads", script("t/threads.py", "--walk", at("tsan", "uext4-walk")))]
+    kernel = [
+        ("fuse", script("t/func/fuse.py", *common)),
+        ("matrix", script("t/matrix.py", *common, *manifest)),
+        ("dirty", script("t/dirty.py", *common, *manifest)),
+    ]
+    full = [
+        ("fuse", script("t/func/fuse.py", *common)),
+        ("matrix", script("t/matrix.py", *common, *manifest, "--full")),
+        ("dirty", script("t/dirty.py", *common, *manifest, "--full")),
+        ("bad images, all", script("t/bad.py", "--walk", at("asan", "uext4-walk"), "--flips", "2000")),
+    ]
+    return {
+        "quick": quick,
+        "asan": asan,
+        "tsan": tsan,
+        "check": quick + kernel + asan + tsan,
+        "full": quick + full + asan + tsan,
+    }
+
+
+def read_tap(text):
+    """Counts of a unit test's TAP output, or None if it did not come to its end."""
+    plan = re.search(r"^1\.\.(\d+)", text, re.M)
+    lines = re.findall(r"^(ok|not ok)\b(.*)", text, re.M)
+    if not plan or int(plan.group(1)) != len(lines):
+        return None
+    skipped = sum(1 for ok, rest in lines if ok == "ok" and "# SKIP" in rest)
+    failed = sum(1 for ok, _ in lines if ok == "not ok")
+    return len(lines) - failed - skipped, failed, skipped
+
+
+def read_sum(text):
+    for line in reversed(text.splitlines()):
+        m = SUM.match(line.strip())
+        if m:
+            return tuple(int(g) for g in m.groups())
+    return None
+
+
+def run(name, command):
+    start = time.monotonic()
+    # Virtual address space randomisation beyond what thread sanitizer knows would make it abort.
+    env = dict(os.environ, CMOCKA_MESSAGE_OUTPUT="TAP",
+               ASAN_OPTIONS="detect_leaks=1:abort_on_error=0", UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
+               TSAN_OPTIONS="halt_on_error=1")
+    try:
+        p = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
+                           stdin=subprocess.DEVNULL, timeout=3000)
+        text, status = p.stdout.decode("utf-8", "replace"), p.returncode
+    except subprocess.TimeoutExpired as e:
+        text, status = (e.stdout or b"").decode("utf-8", "replace") + "\ntimed out", 1
+    except OSError as e:
+        text, status = f"{e}\n", 1
+    counts = read_tap(text) if name.startswith("unit-") else read_sum(text)
+    if counts is None or (status != 0 and counts[1] == 0):
+        print(text)
+        print(f"{name}: died with status {status}")
+        passed, failed, skipped = counts or (0, 0, 0)
+        counts = (passed, failed + 1, skipped)
+    elif counts[1]:
+        print(text)
+    else:
+        for line in text.splitlines():
+            if re.match(r"skip\b|ok .*# SKIP", line):
+                print(f"  {line}")
+    passed, failed, skipped = counts
+    print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped"
+          f" in {time.monotonic() - start:.0f} s", flush=True)
+    return counts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", default=os.path.join(TOP, "build"))
+    parser.add_argument("--only", help="run only programs whose name matches this expression")
+    parser.add_argument("suite")
+    args = parser.parse_args()
+    total = [0, 0, 0]
+    for name, command in suites(os.path.abspath(args.build))[args.suite]:
+        if args.only and not re.search(args.only, name):
+            continue
+        total = [a + b for a, b in zip(total, run(name, command))]
+    print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")
+    return 1 if total[1] or not total[0] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
