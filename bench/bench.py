@@ -39,8 +39,9 @@ def make_tree(directory):
         dirs.append(os.path.join(parent, f"directory{i:04}"))
         os.mkdir(dirs[-1])
     block = rng.randbytes(1 << 20)
+    homes = sorted(rng.choice(dirs) for _ in sizes)  # directory by directory, as tar unpacks
     for i, size in enumerate(sizes):
-        with open(os.path.join(rng.choice(dirs), f"file{i:05}.c"), "wb") as f:
+        with open(os.path.join(homes[i], f"file{i:05}.c"), "wb") as f:
             left = int(size * scale)
             while left > 0:
                 f.write(block[:left])
@@ -109,15 +110,17 @@ def null(work, opts):
     return fuse([opts.nullfuse, mnt, "-n", str(FILES)], mnt)
 
 
-def drop_caches():
-    os.sync()
-    with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as f:
-        f.write("3")
+def drop_cache(image):
+    """Makes the host forget @image; what a mount has cached goes with the mount."""
+    with open(image, "rb") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def timed(command):
     start = time.perf_counter()
-    p = subprocess.Popen(command, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    p = subprocess.Popen(["bash", "-c", "set -o pipefail; " + command], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE)
     text = p.stderr.read()
     _, status, usage = os.wait4(p.pid, 0)
     p.returncode = os.waitstatus_to_exitcode(status)
@@ -158,11 +161,11 @@ def bench_export(image, work, opts):
             ratio_line(f"export, warm, against {what}", t["uext4"], {"kernel": t["kernel"]}, "< 1")
 
     def cold_uext4():
-        drop_caches()
+        drop_cache(image)
         return timed(export)[0]
 
     def cold_kernel():
-        drop_caches()
+        drop_cache(image)
         with kernel(image, work) as mnt:
             return timed(f"tar -C {mnt} -cf - . | cat >{NULL}")[0]
 
@@ -196,7 +199,7 @@ def bench_mount(image, work, opts):
 
     def cold(mount):
         def go():
-            drop_caches()
+            drop_cache(image)
             with mount() as mnt:
                 return timed(f"find {mnt} -ls")[0]
         return go
@@ -256,13 +259,13 @@ def bench_open(work, opts):
               f"{stats['device_bytes_read'] / 2**20:.2f} MiB (goal <= 2 MiB, with all free counts)")
 
     def ours():
-        drop_caches()
+        drop_cache(image)
         start = time.perf_counter()
         with uext4(image, work, opts):
             return time.perf_counter() - start
 
     def theirs():
-        drop_caches()
+        drop_cache(image)
         start = time.perf_counter()
         with kernel(image, work):
             return time.perf_counter() - start

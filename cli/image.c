@@ -162,41 +162,6 @@ static int open_library(const char *name, const struct uext4_open_options *open_
 	return uext4_open(name, open_opts, ret_fs);
 }
 
-/*
- * Why the image could not be opened.  It is the journal's fault alone if the same image opens without
- * recovery and says that it needs it.
- */
-static void complain_open(const char *name, struct uext4_open_options open_opts, int err)
-{
-	char *why = must_copy(uext4_last_error());
-	struct uext4_fs *fs;
-	struct uext4_info info;
-	bool journal = false;
-
-	if (!(open_opts.flags & UEXT4_OPEN_NORECOVERY) && err != -EBUSY && err != -ENOENT) {
-		open_opts.flags |= UEXT4_OPEN_NORECOVERY;
-		if (open_library(name, &open_opts, &fs) == 0) {
-			journal = uext4_info(fs, &info) == 0 && info.journal_dirty;
-			uext4_close(fs);
-		}
-	}
-	if (journal) {
-		complain(STATUS_JOURNAL, name, "the journal is pending and cannot be replayed: %s",
-			 why[0] ? why : strerror(-err));
-		remark(name, "--norecovery shows the image as it lies");
-	} else {
-		enum status status = err == -EOPNOTSUPP ? STATUS_UNSUPPORTED :
-				     err == -EBUSY	? STATUS_BUSY :
-				     err == -EUCLEAN || err == -EBADMSG ? STATUS_CORRUPT :
-									    STATUS_FAILED;
-
-		complain(status, name, "%s", why[0] ? why : strerror(-err));
-		if (err == -EINVAL && open_opts.offset == 0)
-			hint_partitions(name);
-	}
-	free(why);
-}
-
 static int open_options_of(const struct options *opts, const char *name,
 			   struct uext4_open_options *ret)
 {
@@ -250,7 +215,11 @@ int image_open(const struct options *opts, const char *name, struct image **ret_
 		return err;
 	err = open_library(name, &open_opts, &fs);
 	if (err < 0) {
-		complain_open(name, open_opts, err);
+		complain_fs((struct place){ name, NULL }, err);
+		if (err == -ENOTRECOVERABLE)
+			remark(name, "--norecovery shows the image as it lies");
+		if (err == -EINVAL && !opts->offset && !opts->partition)
+			hint_partitions(name);
 		return err;
 	}
 	image = must_alloc(sizeof(*image));

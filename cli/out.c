@@ -204,6 +204,8 @@ static enum status status_of(int err)
 	case -EUCLEAN:
 	case -EBADMSG:
 		return STATUS_CORRUPT;
+	case -ENOTRECOVERABLE:
+		return STATUS_JOURNAL;
 	default:
 		return STATUS_FAILED;
 	}

@@ -118,6 +118,8 @@ void progress_poll(void)
 {
 	int64_t now;
 
+	if (!work.label)
+		return;
 	if (asked) {
 		asked = 0;
 		progress_clear();

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 
+sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import mklocking  # noqa: E402
 
@@ -268,7 +269,7 @@ def locking_breaches():
 
 
 def engine_objects(build):
-    """source path relative to the top -> object file, from the build's own records."""
+    """source path relative to the top -> its objects that were built, from the build's records."""
     with open(os.path.join(build, "compile_commands.json"), encoding="utf-8") as f:
         commands = json.load(f)
     objects = {}
@@ -276,7 +277,8 @@ def engine_objects(build):
         source = os.path.realpath(os.path.join(c["directory"], c["file"]))
         path = os.path.relpath(source, os.path.realpath(TOP))
         if path.startswith("src/") and "output" in c:
-            objects[path] = os.path.join(c["directory"], c["output"])
+            obj = os.path.join(c["directory"], c["output"])
+            objects.setdefault(path, []).extend([obj] if os.path.exists(obj) else [])
     return objects
 
 
@@ -304,21 +306,26 @@ def who_may_call(symbol):
     return allowed if named else None
 
 
+def calls_of_one(nm, path, objects):
+    symbols = {s for o in objects for s in undefined_symbols(nm, o)}
+    for symbol in sorted(symbols):
+        allowed = who_may_call(plain_name(symbol))
+        if allowed is None or any(fnmatch.fnmatchcase(path, a) for a in allowed):
+            continue
+        where = " and ".join(allowed) if allowed else "nobody in the engine"
+        yield f"{path}: calls {symbol}, which is for {where}"
+
+
 def calls_breaches(nm, build):
     breaches = []
     objects = engine_objects(build)
     for path in files_below(("src",), (".c",)):
         if path not in objects:
             breaches.append(f"{path}: is not part of the build")
-        elif not os.path.exists(objects[path]):
+        elif not objects[path]:
             breaches.append(f"{path}: is not built")
         else:
-            for symbol in sorted(set(undefined_symbols(nm, objects[path]))):
-                allowed = who_may_call(plain_name(symbol))
-                if allowed is None or any(fnmatch.fnmatchcase(path, a) for a in allowed):
-                    continue
-                where = " and ".join(allowed) if allowed else "nobody in the engine"
-                breaches.append(f"{path}: calls {symbol}, which is for {where}")
+            breaches += calls_of_one(nm, path, objects[path])
     return breaches
 
 

@@ -44,7 +44,7 @@ int dev_readv(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_c
 	int err;
 
 	assert(iov_count >= 0 && iov_count <= DEV_IOV_MAX);
-	lockrank_may_acquire(RANK_group); /* waits for I/O: nothing behind `buf` may be held */
+	lockrank_may_acquire(RANK_io); /* waits for I/O: nothing behind `buf` may be held */
 	for (int i = 0; i < iov_count; i++)
 		bytes += iov[i].iov_len;
 	err = check_range(d, offset, bytes);
@@ -63,7 +63,7 @@ int dev_write(struct dev *d, uint64_t offset, const void *data, size_t bytes)
 {
 	int err;
 
-	lockrank_may_acquire(RANK_group);
+	lockrank_may_acquire(RANK_io);
 	if (d->ops->write == NULL)
 		return fail(-EROFS, "the image is open read-only");
 	err = check_range(d, offset, bytes);

@@ -34,10 +34,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PREFETCH_RECENT 1024u
+
+/* shared */
 struct file_dev {
 	struct dev dev;
 	int fd;		/* c: our own open file description where one could be had */
-	uint64_t start; /* c: of the window, in the file */
+	uint64_t start; /* c: of the part, in the file */
+	_Atomic uint64_t recent[PREFETCH_RECENT]; /* a: windows lately asked for, plus 1 */
 };
 
 /* An image while it is being opened. */
@@ -113,17 +117,31 @@ static int file_read(struct dev *d, uint64_t offset, const struct iovec *iov, in
 	return err;
 }
 
-/* The kernel takes no more than its readahead window from one hint, so a long one is cut. */
-#define PREFETCH_STEP (128u << 10)
+/*
+ * The kernel takes no more than its readahead window from one hint, so hints are cut into windows.  Small
+ * files lie side by side: a window that was asked for lately is not asked for again, which saves most of
+ * the system calls of a walk.
+ */
+#define PREFETCH_WINDOW (128u << 10)
+
+static bool window_is_recent(struct file_dev *f, uint64_t window)
+{
+	_Atomic uint64_t *slot = &f->recent[window % PREFETCH_RECENT];
+
+	return atomic_exchange_explicit(slot, window + 1, memory_order_relaxed) == window + 1;
+}
 
 static void file_prefetch(struct dev *d, uint64_t offset, uint64_t bytes)
 {
 	struct file_dev *f = file_of(d);
+	uint64_t first = (f->start + offset) / PREFETCH_WINDOW;
+	uint64_t last = (f->start + offset + bytes - 1) / PREFETCH_WINDOW;
 
-	for (uint64_t done = 0; done < bytes; done += PREFETCH_STEP)
-		(void)posix_fadvise(f->fd, (off_t)(f->start + offset + done),
-				    (off_t)min_u64(PREFETCH_STEP, bytes - done),
-				    POSIX_FADV_WILLNEED);
+	for (uint64_t window = first; window <= last; window++) {
+		if (!window_is_recent(f, window))
+			(void)posix_fadvise(f->fd, (off_t)(window * PREFETCH_WINDOW), PREFETCH_WINDOW,
+					    POSIX_FADV_WILLNEED);
+	}
 }
 
 static void file_close(struct dev *d)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * POSIX ACLs: from the form on disk (version 1, short entries where no id is needed) to the form of the
- * system call (version 2, all entries alike).
+ * POSIX ACLs: from the form on disk (version 1, short entries where no id is needed) to the form of
+ * the system call (version 2, all entries alike).
  *
  * Does not judge what the entries say: an ACL the kernel hands out as it is, we do too.
  */
@@ -37,13 +37,10 @@ static size_t entry_bytes(uint16_t tag)
 	case ACL_USER_OBJ:
 	case ACL_GROUP_OBJ:
 	case ACL_MASK:
-	case ACL_OTHER:
-		return sizeof(struct ext4_acl_entry_short);
+	case ACL_OTHER: return sizeof(struct ext4_acl_entry_short);
 	case ACL_USER:
-	case ACL_GROUP:
-		return sizeof(struct ext4_acl_entry);
-	default:
-		return 0;
+	case ACL_GROUP: return sizeof(struct ext4_acl_entry);
+	default: return 0;
 	}
 }
 

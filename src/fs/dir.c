@@ -2,9 +2,9 @@
 /*
  * Directories: rows of entries, and finding a name.
  *
- * A directory is a row of blocks full of entries, with or without a hash tree over them (htree.c), or two
- * short rows inside the inode.  What fast commits said about a name is the last word on it.  Listing is
- * in dir_cursor.c.
+ * A directory is a row of blocks full of entries, with or without a hash tree over them (htree.c),
+ * or two short rows inside the inode.  What fast commits said about a name is the last word on it.
+ * Listing is in dir_cursor.c.
  *
  * "." is always the directory itself, whatever an entry of that name says.
  *
@@ -14,9 +14,10 @@
 
 #include "base/diag.h"
 
-/* ---- rows ------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
-const struct ext4_dir_entry_2 *dirents_next(const struct dirents *row, uint32_t *at, uint32_t *ret_at)
+const struct ext4_dir_entry_2 *dirents_next(const struct dirents *row, uint32_t *at,
+					    uint32_t *ret_at)
 {
 	while (*at < row->bytes) {
 		const struct ext4_dir_entry_2 *de = (const void *)(row->data + *at);
@@ -48,7 +49,7 @@ uint8_t dirent_type(const struct inode *ip, const struct ext4_dir_entry_2 *de)
 	return de->file_type;
 }
 
-/* ---- blocks ----------------------------------------------------------------------------------------- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static int leaf_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
 {
@@ -57,7 +58,9 @@ static int leaf_verify(const void *data, uint32_t bytes, blk_t blk, const void *
 	return verify_dirents(vi, data, bytes, blk, geom_has_csum(vi->geom));
 }
 
-/* An indexed directory that is read as a plain row: its inner nodes pass as blocks without entries. */
+/*
+ * An indexed directory that is read as a plain row: its inner nodes pass as blocks without entries.
+ */
 static int leaf_or_node_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
 {
 	const struct verify_inode *vi = arg;
@@ -70,7 +73,8 @@ static int leaf_or_node_verify(const void *data, uint32_t bytes, blk_t blk, cons
 }
 
 static const struct buf_ops leaf_ops = { "directory block", leaf_verify };
-static const struct buf_ops leaf_or_node_ops = { "directory block of any kind", leaf_or_node_verify };
+static const struct buf_ops leaf_or_node_ops = { "directory block of any kind",
+						 leaf_or_node_verify };
 
 bool dir_is_indexed(const struct inode *ip)
 {
@@ -124,7 +128,7 @@ int dir_read_block(struct inode *ip, lblk_t logical, uint32_t ahead, struct buf 
 	return read_row(ip, logical, ops, ahead, ret_buf, ret_row);
 }
 
-/* ---- inside the inode ----------------------------------------------------------------------------- */
+/* ---- inside the inode ------------------------------------------------------------------------ */
 
 int dir_inline_rows(struct inode *ip, struct dirents ret_rows[DIR_INLINE_PARTS])
 {
@@ -179,7 +183,7 @@ static uint32_t inline_dir_parent(struct inode *ip)
 	return ino;
 }
 
-/* ---- finding --------------------------------------------------------------------------------------- */
+/* ---- finding --------------------------------------------------------------------------------- */
 
 const struct fc_dirent *dir_fc_find(const struct inode *ip, const void *name, size_t name_len)
 {

@@ -2,27 +2,28 @@
 /*
  * Listing a directory, with cookies that stay good.
  *
- * A cookie says which entry it stands behind by what that entry is called, not by where it lies, as far as
- * blocks of the directory may be split: an entry moves to another block, its cookie does not change.  So
- * directories that have a hash tree, or would get one with their second block, are listed in the order
- * of hashes; all others, whose entries never move, in the order they lie in.
+ * A cookie says which entry it stands behind by what that entry is called, not by where it lies, as
+ * far as blocks of the directory may be split: an entry moves to another block, its cookie does not
+ * change.  So directories that have a hash tree, or would get one with their second block, are
+ * listed in the order of hashes; all others, whose entries never move, in the order they lie in.
  *
  *	hash order	0 | major hash >> 1 (31 bits) | minor hash (32 bits, at most MINOR_MAX)
- *	offset order	byte offset of the entry + COOKIE_FIRST; behind all of them FC_COOKIE_FIRST + number
+ *	offset order	byte offset of the entry + COOKIE_FIRST;
+ *			what fast commits added: FC_COOKIE_FIRST + number
  *
- * The legacy hash has no minor half: it gets the one of another hash, so that 62 bits tell names apart
- * with every version.  Names that still agree are ordered bytewise and numbered on from their common
- * cookie; one of them coming or going in the middle of a listing may shift those behind it, which takes two
- * names with the same 62 bits.
+ * The legacy hash has no minor half: it gets the one of another hash, so that 62 bits tell names
+ * apart with every version.  Names that still agree are ordered bytewise and numbered on from their
+ * common cookie; one of them coming or going in the middle of a listing may shift those behind it,
+ * which takes two names with the same 62 bits.
  *
- * In hash order the entries of one leaf are read, sorted and kept as a batch: whoever reads on finds the
- * next ones there, and a directory of any size takes the memory of one leaf.
+ * In hash order the entries of one leaf are read, sorted and kept as a batch: whoever reads on
+ * finds the next ones there, and a directory of any size takes the memory of one leaf.
  *
  * L1  Cookies ascend strictly in a listing and are never 0; "." is 1 and ".." is 2.
- * L2  Batches part the hashes between them; all names of one major hash are in one batch, even if they
- *     lie in several leaves.
- * L3  An entry whose hash does not belong into its leaf is an error: it could not be found by name, and its
- *     place in the order could be another's.
+ * L2  Batches part the hashes between them; all names of one major hash are in one batch, even if
+ *     they lie in several leaves.
+ * L3  An entry whose hash does not belong into its leaf is an error: it could not be found by name,
+ *     and its place in the order could be another's.
  */
 #include "fs/fs_priv.h"
 
@@ -38,6 +39,11 @@
 #define MINOR_MAX 0xFFFF0000u /* leaves room to number on */
 #define HASH_BEHIND_ALL (1ull << 32)
 #define AHEAD_BYTES (64u << 10)
+/*
+ * Leaves lie anywhere, but all of them will be wanted: their neighbours are worth reading, unless
+ * the directory may be more than stays in memory until then.
+ */
+#define AHEAD_DIR_BYTES_MAX (8u << 20)
 
 /* Where the rows of an inline directory would lie, had it a block: behind "." and "..". */
 #define INLINE_OFFSET (2 * EXT4_DIR_ENTRY_BYTES(1))
@@ -106,7 +112,7 @@ static void listing_add(struct listing *out, uint64_t cookie, uint32_t ino, uint
 	entry->name[name_len] = '\0';
 }
 
-/* ---- the order of names ----------------------------------------------------------------------------- */
+/* ---- the order of names ---------------------------------------------------------------------- */
 
 static int name_compare(const char *a, size_t a_len, const char *b, size_t b_len)
 {
@@ -142,7 +148,7 @@ static uint64_t cookie_major(uint64_t cookie)
 	return cookie >> 32 << 1;
 }
 
-/* ---- what fast commits said -------------------------------------------------------------------------- */
+/* ---- what fast commits said ------------------------------------------------------------------ */
 
 static int said_compare(const void *a, const void *b)
 {
@@ -205,8 +211,12 @@ static size_t said_search(const struct dir_cursor *dc, uint64_t cookie, const ch
 	return low;
 }
 
-/* Did fast commits add, change or remove @name?  Then what the directory's blocks say does not count. */
-static bool said_about(const struct dir_cursor *dc, uint64_t cookie, const char *name, size_t name_len)
+/*
+ * Did fast commits add, change or remove @name?  Then what the directory's blocks say does not
+ * count.
+ */
+static bool said_about(const struct dir_cursor *dc, uint64_t cookie, const char *name,
+		       size_t name_len)
 {
 	size_t index = said_search(dc, cookie, name, name_len);
 
@@ -215,7 +225,7 @@ static bool said_about(const struct dir_cursor *dc, uint64_t cookie, const char 
 			    name_len) == 0;
 }
 
-/* ---- batches ----------------------------------------------------------------------------------------- */
+/* ---- batches --------------------------------------------------------------------------------- */
 
 static void batch_reset(struct batch *b, uint64_t lo, uint64_t end)
 {
@@ -295,8 +305,8 @@ static int batch_add_row(struct dir_cursor *dc, const struct dirents *row,
 			return err;
 		major = cookie_major(cookie);
 		if (major < (leaf->lo & ~1u) || major >= leaf->end)
-			return corrupt("directory %u, block %u, byte %u: a name with hash %08x among those from %08x on",
-				       dc->ip->ino, leaf->block, place, (uint32_t)major, leaf->lo);
+			return corrupt("directory %u: a name with hash %08x in the wrong leaf, %u",
+				       dc->ip->ino, (uint32_t)major, leaf->block);
 		if (major < b->lo || major >= b->end ||
 		    said_about(dc, cookie, de->name, de->name_len))
 			continue;
@@ -320,8 +330,8 @@ static int batch_add_said(struct dir_cursor *dc) REQUIRES(&dc->lock)
 			break;
 		if (said->entry->ino == 0)
 			continue;
-		err = batch_add(b, said->cookie, said->entry->ino, said->entry->type, said->entry->name,
-				said->entry->name_len);
+		err = batch_add(b, said->cookie, said->entry->ino, said->entry->type,
+				said->entry->name, said->entry->name_len);
 		if (err < 0)
 			return err;
 	}
@@ -357,6 +367,8 @@ static int batch_sort(const struct dir_cursor *dc, struct batch *b)
 
 static uint32_t blocks_ahead(const struct dir_cursor *dc)
 {
+	if (dc->order == ORDER_HASH_TREE && dc->ip->size > AHEAD_DIR_BYTES_MAX)
+		return 0;
 	return (AHEAD_BYTES >> dc->ip->fs->geom.block_bits) - 1;
 }
 
@@ -407,8 +419,8 @@ static int load_leaf(struct dir_cursor *dc, const struct htree_leaf *leaf) REQUI
 }
 
 /*
- * The leaf @t leads to, and of the leaves that follow the names that share its last hash.  Those it shares
- * with the leaf before belong to that one's batch (L2).
+ * The leaf @t leads to, and of the leaves that follow the names that share its last hash.  Those it
+ * shares with the leaf before belong to that one's batch (L2).
  */
 static int load_leaves(struct dir_cursor *dc, struct htree *t) REQUIRES(&dc->lock)
 {
@@ -423,7 +435,8 @@ static int load_leaves(struct dir_cursor *dc, struct htree *t) REQUIRES(&dc->loc
 	if (err < 0)
 		return err;
 	border = leaf.end;
-	batch_reset(&dc->batch, leaf.lo & 1 ? leaf.lo + 1ull : leaf.lo, border & 1 ? border + 1 : border);
+	batch_reset(&dc->batch, leaf.lo & 1 ? leaf.lo + 1ull : leaf.lo,
+		    border & 1 ? border + 1 : border);
 	for (uint32_t leaves = 0; leaves < blocks; leaves++) {
 		err = load_leaf(dc, &leaf);
 		if (err < 0 || leaf.end != border || !(border & 1))
@@ -434,8 +447,8 @@ static int load_leaves(struct dir_cursor *dc, struct htree *t) REQUIRES(&dc->loc
 		if (err < 0)
 			return err;
 	}
-	return corrupt("directory %u: more leaves share hash %08x than there are blocks", dc->ip->ino,
-		       (uint32_t)border);
+	return corrupt("directory %u: more leaves share hash %08x than there are blocks",
+		       dc->ip->ino, (uint32_t)border);
 }
 
 static int load_from_tree(struct dir_cursor *dc, uint32_t hash) REQUIRES(&dc->lock)
@@ -481,7 +494,7 @@ static int batch_load(struct dir_cursor *dc, uint32_t hash) REQUIRES(&dc->lock)
 	return err;
 }
 
-/* ---- reading ----------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void batch_list(const struct batch *b, uint64_t cookie, struct listing *out)
 {
@@ -589,8 +602,8 @@ static int list_by_offset(struct dir_cursor *dc, uint64_t cookie, struct listing
 		const struct fc_dirent *entry = dc->said[number].entry;
 
 		if (entry->ino != 0)
-			listing_add(out, FC_COOKIE_FIRST + number, entry->ino, entry->type, entry->name,
-				    entry->name_len);
+			listing_add(out, FC_COOKIE_FIRST + number, entry->ino, entry->type,
+				    entry->name, entry->name_len);
 	}
 	return 0;
 }
@@ -598,9 +611,9 @@ static int list_by_offset(struct dir_cursor *dc, uint64_t cookie, struct listing
 static int list_dots(struct dir_cursor *dc, uint64_t cookie, struct listing *out)
 	REQUIRES_SHARED(&dc->ip->lock)
 {
-	uint8_t type = geom_has_incompat(&dc->ip->fs->geom, EXT4_FEATURE_INCOMPAT_FILETYPE) ?
-			       UEXT4_FT_DIR :
-			       UEXT4_FT_UNKNOWN;
+	uint8_t type = geom_has_incompat(&dc->ip->fs->geom, EXT4_FEATURE_INCOMPAT_FILETYPE)
+			       ? UEXT4_FT_DIR
+			       : UEXT4_FT_UNKNOWN;
 	uint32_t parent;
 	int err;
 
@@ -616,8 +629,8 @@ static int list_dots(struct dir_cursor *dc, uint64_t cookie, struct listing *out
 	return 0;
 }
 
-int dir_cursor_read(struct dir_cursor *dc, uint64_t cookie, struct uext4_dirent *entries, size_t count,
-		    size_t *ret_count)
+int dir_cursor_read(struct dir_cursor *dc, uint64_t cookie, struct uext4_dirent *entries,
+		    size_t count, size_t *ret_count)
 {
 	struct listing out = { .entries = entries, .count = count };
 	int err;
@@ -639,7 +652,7 @@ int dir_cursor_read(struct dir_cursor *dc, uint64_t cookie, struct uext4_dirent 
 	return 0;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* Which order the directory is listed in, and by which hash. */
 static int choose_order(struct dir_cursor *dc) REQUIRES_SHARED(&dc->ip->lock)

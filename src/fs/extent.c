@@ -5,10 +5,10 @@
  * The root lies in i_block and was verified with its inode; every other node is verified when it is
  * read.  Called through map.c only, which holds map_lock.
  *
- * E1  A node's depth is its parent's minus one, so a walk is at most five nodes long whatever the disk
- *     says.
- * E2  A node's keys lie inside the range its parent gives it.  The cache verifies a block once for an
- *     inode, the tree may name it twice: so the borders are looked at again after each read.
+ * E1  A node's depth is its parent's minus one, so a walk is at most five nodes long whatever the
+ *     disk says.
+ * E2  A node's keys lie inside the range its parent gives it.  The cache verifies a block once for
+ *     an inode, the tree may name it twice: so the borders are looked at again after each read.
  */
 #include "fs/fs.h"
 
@@ -91,7 +91,8 @@ static int node_read(struct inode *ip, const struct subtree *sub, struct buf **b
 	vi.depth = sub->depth;
 	vi.first = sub->first;
 	vi.end = sub->end;
-	err = buf_read(ip->fs->cache, sub->blk, &extent_node_ops, inode_buf_owner(ip), &vi, 0, &node);
+	err = buf_read(ip->fs->cache, sub->blk, &extent_node_ops, inode_buf_owner(ip), &vi, 0,
+		       &node);
 	if (err < 0)
 		return fail_in(err, "inode %u, extent tree", ip->ino);
 
@@ -101,7 +102,7 @@ static int node_read(struct inode *ip, const struct subtree *sub, struct buf **b
 	    (entries > 0 &&
 	     (node_key(eh, 0) < sub->first || node_key(eh, entries - 1u) >= sub->end))) {
 		buf_put(node);
-		return corrupt("inode %u, extent block %llu: named by its parent for another depth or range",
+		return corrupt("inode %u, extent block %llu: not of the depth or range it is for",
 			       ip->ino, (unsigned long long)sub->blk);
 	}
 	buf_put(*buf);
@@ -166,7 +167,8 @@ static bool leaf_covers(const struct ext4_extent_header *eh, uint32_t before, lb
 	*ret_ext = (struct map_ext){
 		.logical = logical,
 		.count = (uint32_t)min_u64(extent_count(ex) - skip, end - logical),
-		.physical = ((blk_t)le16_get(ex->ee_start_hi) << 32 | le32_get(ex->ee_start_lo)) + skip,
+		.physical = ((blk_t)le16_get(ex->ee_start_hi) << 32 | le32_get(ex->ee_start_lo)) +
+			    skip,
 		.state = extent_is_unwritten(ex) ? MAP_UNWRITTEN : MAP_WRITTEN,
 	};
 	return true;

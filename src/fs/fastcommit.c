@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What fast commits mean: tags that say in short what a transaction changed since the last full commit.
+ * What fast commits mean: tags that say in short what a transaction changed since the last full
+ * commit.
  *
- * Tags are taken in order, each on top of what those before it left.  Inodes are rewritten in the overlay;
- * trees and directory blocks are not, as that would need an allocator: changed extents and names are kept in
- * memory (struct fc_inode), and map.c and dir.c ask there first.  The format says little about what a
- * tag does in odd cases, so the rule is: as the kernel's replay, whose result others would see.
+ * Tags are taken in order, each on top of what those before it left.  Inodes are rewritten in the
+ * overlay; trees and directory blocks are not, as that would need an allocator: changed extents and
+ * names are kept in memory (struct fc_inode), and map.c and dir.c ask there first.  The format says
+ * little about what a tag does in odd cases, so the rule is: as the kernel's replay, whose result
+ * others would see.
  *
  *  FC1  fs->fc stands on what the journal left, never on what an earlier run of this code left.
- *  FC2  Each name of a directory has one fc_dirent at most; the extents of an inode are sorted, inside the
- *       file system and without overlap.
- *  FC3  Every inode in the overlay has a right checksum and passes verify_inode(), or is not in use.
+ *  FC2  Each name of a directory has one fc_dirent at most; the extents of an inode are sorted,
+ *       inside the file system and without overlap.
+ *  FC3  Every inode in the overlay has a right checksum and passes verify_inode(), or is not in
+ *       use.
  *
- * Not followed, because only the kernel's run time knows: times of directories whose entries change (the
- * kernel puts the time of replay there), blocks a directory grows by, free counts of groups.
+ * Not followed, because only the kernel's run time knows: times of directories whose entries change
+ * (the kernel puts the time of replay there), blocks a directory grows by, free counts of groups.
  */
 #include "fs/fs_priv.h"
 
@@ -52,7 +55,7 @@ struct replay {
 	uint32_t ino;
 };
 
-/* ---- the view -------------------------------------------------------------------------------------- */
+/* ---- the view -------------------------------------------------------------------------------- */
 
 const struct fc_inode *fastcommit_inode(const struct fc_view *view, uint32_t ino)
 {
@@ -101,7 +104,7 @@ static int change_of(struct replay *r, uint32_t ino, struct fc_inode **ret_fc)
 	return 0;
 }
 
-/* ---- inodes in the overlay --------------------------------------------------------------------------- */
+/* ---- inodes in the overlay ------------------------------------------------------------------- */
 
 static int check_ino(const struct replay *r, uint32_t ino)
 {
@@ -112,7 +115,10 @@ static int check_ino(const struct replay *r, uint32_t ino)
 	return 0;
 }
 
-/* A reference, or NULL without error for an inode that is not in use: tags about such a one are void. */
+/*
+ * A reference, or NULL without error for an inode that is not in use: tags about such a one are
+ * void.
+ */
 static int get_used(struct replay *r, uint32_t ino, struct inode **ret_ip)
 {
 	int err;
@@ -181,11 +187,11 @@ static void raw_set_blocks(struct replay *r, uint64_t blocks)
 		r->raw->l_i_blocks_high = le16_make((uint16_t)(blocks >> 32));
 }
 
-/* ---- extents --------------------------------------------------------------------------------------- */
+/* ---- extents --------------------------------------------------------------------------------- */
 
 /*
- * How many extents the array of an inode with @count has room for, at least: a power of two, so that it
- * need not be stored.
+ * How many extents the array of an inode with @count has room for, at least: a power of two, so
+ * that it need not be stored.
  */
 static size_t extents_room(size_t count)
 {
@@ -290,8 +296,8 @@ static size_t extents_search(const struct fc_inode *fc, lblk_t logical)
 }
 
 /*
- * Puts @new in place of whatever its range maps now; a hole just takes that away.  The range may cut the
- * extents at its two ends:
+ * Puts @new in place of whatever its range maps now; a hole just takes that away.  The range may
+ * cut the extents at its two ends:
  *
  *	before   |---- first ----|   |--|   |---- last ----|
  *	new              |=====================|
@@ -299,7 +305,7 @@ static size_t extents_search(const struct fc_inode *fc, lblk_t logical)
  */
 static int extents_put(struct fc_inode *fc, const struct map_ext *new)
 {
-	uint64_t end = (uint64_t)new->logical + new->count;
+	uint64_t end = (uint64_t) new->logical + new->count;
 	size_t from = extents_search(fc, new->logical), to = from, count = 0;
 	struct map_ext piece[3];
 	int err;
@@ -339,7 +345,11 @@ static int extents_put(struct fc_inode *fc, const struct map_ext *new)
 	return 0;
 }
 
-/* ADD_RANGE and DEL_RANGE. */
+/*
+ * ADD_RANGE and DEL_RANGE.  Void for an inode that has no extent tree (yet): so is data that was
+ * inline at the last full commit and outgrew the inode since, as its ranges come before the INODE
+ * tag that gives it one.
+ */
 static int replay_range(struct replay *r, uint32_t ino, const struct map_ext *ext)
 {
 	struct inode *ip INODE_SCOPE = NULL;
@@ -347,7 +357,7 @@ static int replay_range(struct replay *r, uint32_t ino, const struct map_ext *ex
 	int err;
 
 	err = get_used(r, ino, &ip);
-	if (err < 0 || ip == NULL)
+	if (err < 0 || ip == NULL || !inode_has_flag(ip, EXT4_EXTENTS_FL))
 		return err;
 	err = change_of(r, ino, &fc);
 	if (err == 0 && !fc->has_extents)
@@ -396,35 +406,68 @@ static int replay_del_range(struct replay *r, const uint8_t *value)
 	return replay_range(r, le32_get(range.fc_ino), &hole);
 }
 
-/* ---- whole inodes ---------------------------------------------------------------------------------- */
+/* ---- whole inodes ---------------------------------------------------------------------------- */
+
+/* How many blocks the extents of the inode at hand map, if they fit into the inode itself. */
+static bool count_in_root(const struct replay *r, const struct fc_inode *fc, uint64_t *ret_count)
+{
+	const size_t max = (EXT4_I_BLOCK_BYTES - sizeof(struct ext4_extent_header)) /
+			   sizeof(struct ext4_extent);
+	const uint8_t *body = (const uint8_t *)r->raw->i_block;
+	struct ext4_extent_header eh;
+	size_t entries = fc->extents_count;
+	uint64_t count = 0;
+
+	memcpy(&eh, body, sizeof(eh));
+	if (!fc->has_extents)
+		entries = le16_get(eh.eh_entries);
+	if (le16_get(eh.eh_depth) != 0 || entries > max)
+		return false;
+	for (size_t i = 0; i < entries; i++) {
+		struct ext4_extent ex;
+		uint32_t len;
+
+		memcpy(&ex, body + sizeof(eh) + i * sizeof(ex), sizeof(ex));
+		len = le16_get(ex.ee_len);
+		if (fc->has_extents)
+			len = fc->extents[i].count;
+		else if (len > EXT_INIT_MAX_LEN)
+			len -= EXT_INIT_MAX_LEN;
+		count += len;
+	}
+	*ret_count = count;
+	return true;
+}
 
 /*
- * What the kernel's replay counts: blocks of data and of the tree, without that of xattrs, which it
- * forgets.  Here taken from the count the writer stored, as the tree of the replay is nowhere; it differs
- * where the kernel, replaying, would build a tree of another shape, and with bigalloc, where the writer
- * counts whole clusters.  A new directory has only the block that replay gives it without counting.
+ * i_blocks as the kernel's replay counts it: blocks of data and of the tree, without the block of
+ * xattrs, which it forgets.  Where there is a tree, its blocks are those the writer counted: the
+ * one that the kernel's replay would build is nowhere, and may have a block more or less.  (Nor
+ * does the writer's count fit with bigalloc, as it has whole clusters.)
  */
-static void recount_blocks(struct replay *r)
+static void recount_blocks(struct replay *r, const struct fc_inode *fc)
 {
 	struct ext4_inode *raw = r->raw;
-	uint64_t blocks = le32_get(raw->i_blocks_lo), xattr = 0;
+	uint32_t flags = le32_get(raw->i_flags), sectors = r->fs->geom.block_size / 512;
+	uint64_t blocks = le32_get(raw->i_blocks_lo), count;
 
-	if ((le16_get(raw->i_mode) & S_TYPE_MASK) == S_TYPE_DIR) {
-		raw_set_blocks(r, 0);
+	if (count_in_root(r, fc, &count)) {
+		raw->i_flags = le32_make(flags & ~EXT4_HUGE_FILE_FL);
+		raw_set_blocks(r, count * sectors);
 		return;
 	}
 	if (geom_has_ro_compat(&r->fs->geom, EXT4_FEATURE_RO_COMPAT_HUGE_FILE))
 		blocks |= (uint64_t)le16_get(raw->l_i_blocks_high) << 32;
 	if (le32_get(raw->i_file_acl_lo) != 0 || le16_get(raw->l_i_file_acl_high) != 0)
-		xattr = le32_get(raw->i_flags) & EXT4_HUGE_FILE_FL ? 1 :
-								     r->fs->geom.block_size / 512;
-	raw_set_blocks(r, blocks - min_u64(blocks, xattr));
+		blocks -= min_u64(blocks, flags & EXT4_HUGE_FILE_FL ? 1 : sectors);
+	raw_set_blocks(r, blocks);
 }
 
 /*
- * INODE: all fields but i_block, which belongs to the extent tree.  A tree that never was (the inode is
- * new) begins empty.  What lives in i_block itself comes along; the kernel leaves fast symlinks and device
- * numbers out there and so breaks what it recovers, for which reason those written of late have none of them.
+ * INODE: all fields but i_block, which belongs to the extent tree.  A tree that never was (the
+ * inode is new) begins empty.  What lives in i_block itself comes along; the kernel leaves fast
+ * symlinks and device numbers out there and so breaks what it recovers, for which reason those
+ * written of late have none of them.
  */
 static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
 {
@@ -460,13 +503,13 @@ static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
 						    sizeof(struct ext4_extent)),
 			};
 			memcpy(r->raw->i_block, &eh, sizeof(eh));
+			extents_clear(fc);
 		}
+		recount_blocks(r, fc);
 	} else {
 		memcpy(r->raw->i_block, from + block_at, EXT4_I_BLOCK_BYTES);
 		extents_drop(fc);
 	}
-	if (!(flags & EXT4_INLINE_DATA_FL))
-		recount_blocks(r);
 	return raw_store(r);
 }
 
@@ -507,7 +550,7 @@ static int change_links(struct replay *r, uint32_t ino, int by)
 	return raw_store(r);
 }
 
-/* ---- names ----------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 struct dentry {
 	uint32_t dir, ino;
@@ -615,8 +658,9 @@ static int find_name(struct replay *r, struct inode *dir, const struct dentry *d
 static uint8_t type_of(const struct replay *r, const struct inode *ip)
 {
 	static const uint8_t by_mode[16] = {
-		[1] = EXT4_FT_FIFO,	[2] = EXT4_FT_CHRDEV,	[4] = EXT4_FT_DIR,  [6] = EXT4_FT_BLKDEV,
-		[8] = EXT4_FT_REG_FILE, [10] = EXT4_FT_SYMLINK, [12] = EXT4_FT_SOCK,
+		[1] = EXT4_FT_FIFO,   [2] = EXT4_FT_CHRDEV,   [4] = EXT4_FT_DIR,
+		[6] = EXT4_FT_BLKDEV, [8] = EXT4_FT_REG_FILE, [10] = EXT4_FT_SYMLINK,
+		[12] = EXT4_FT_SOCK,
 	};
 
 	if (!geom_has_incompat(&r->fs->geom, EXT4_FEATURE_INCOMPAT_FILETYPE))
@@ -625,8 +669,8 @@ static uint8_t type_of(const struct replay *r, const struct inode *ip)
 }
 
 /*
- * Both ends of a LINK or UNLINK and what the name leads to now.  *ret_skip: one of them is not in use, the
- * tag is void.
+ * Both ends of a LINK or UNLINK and what the name leads to now.  *ret_skip: one of them is not in
+ * use, the tag is void.
  */
 static int look_up(struct replay *r, const struct dentry *d, struct target *ret_what,
 		   uint32_t *ret_found, bool *ret_skip)
@@ -648,7 +692,9 @@ static int look_up(struct replay *r, const struct dentry *d, struct target *ret_
 	return find_name(r, dir, d, ret_found);
 }
 
-/* LINK, also as part of CREAT.  A name that is there already stays what it is, whoever it leads to. */
+/*
+ * LINK, also as part of CREAT.  A name that is there already stays what it is, whoever it leads to.
+ */
 static int replay_link(struct replay *r, const struct dentry *d)
 {
 	struct target what;
@@ -669,8 +715,8 @@ static int replay_link(struct replay *r, const struct dentry *d)
 }
 
 /*
- * UNLINK.  The inode loses a link also if its name leads to another one by now (it was renamed over), but
- * not if the name is gone.
+ * UNLINK.  The inode loses a link also if its name leads to another one by now (it was renamed
+ * over), but not if the name is gone.
  */
 static int replay_unlink(struct replay *r, const struct dentry *d)
 {
@@ -733,8 +779,8 @@ static int make_dir(struct replay *r, uint32_t ino, uint32_t parent)
 }
 
 /*
- * CREAT: the inode was given by an INODE tag before.  It ends with one link, directories too, and a new
- * directory does not count as a link of its parent: this is what the kernel makes of it.
+ * CREAT: the inode was given by an INODE tag before.  It ends with one link, directories too, and a
+ * new directory does not count as a link of its parent: this is what the kernel makes of it.
  */
 static int replay_create(struct replay *r, const struct dentry *d)
 {
@@ -768,7 +814,7 @@ static int replay_create(struct replay *r, const struct dentry *d)
 	return raw_store(r);
 }
 
-/* ---- the row of tags ------------------------------------------------------------------------------- */
+/* ---- the row of tags ------------------------------------------------------------------------- */
 
 /* @value was checked to be as long as its tag demands: JS2. */
 static int replay_tag(struct replay *r, uint32_t tag, const uint8_t *value, size_t bytes)
@@ -777,26 +823,18 @@ static int replay_tag(struct replay *r, uint32_t tag, const uint8_t *value, size
 	int err;
 
 	switch (tag) {
-	case EXT4_FC_TAG_ADD_RANGE:
-		return replay_add_range(r, value);
-	case EXT4_FC_TAG_DEL_RANGE:
-		return replay_del_range(r, value);
-	case EXT4_FC_TAG_INODE:
-		return replay_inode(r, value, bytes);
-	default:
-		break;
+	case EXT4_FC_TAG_ADD_RANGE: return replay_add_range(r, value);
+	case EXT4_FC_TAG_DEL_RANGE: return replay_del_range(r, value);
+	case EXT4_FC_TAG_INODE: return replay_inode(r, value, bytes);
+	default: break;
 	}
 	err = read_dentry(value, bytes, &d);
 	if (err < 0)
 		return err;
 	switch (tag) {
-	case EXT4_FC_TAG_CREAT:
-		return replay_create(r, &d);
-	case EXT4_FC_TAG_LINK:
-		return replay_link(r, &d);
-	default:
-		assert(tag == EXT4_FC_TAG_UNLINK);
-		return replay_unlink(r, &d);
+	case EXT4_FC_TAG_CREAT: return replay_create(r, &d);
+	case EXT4_FC_TAG_LINK: return replay_link(r, &d);
+	default: assert(tag == EXT4_FC_TAG_UNLINK); return replay_unlink(r, &d);
 	}
 }
 

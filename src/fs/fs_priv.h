@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of fs/ share among themselves: blocks of directories, rows of entries in them, hash
- * trees.
+ * What the files of fs/ share among themselves: blocks of directories, rows of entries in them,
+ * hash trees.
  */
 #ifndef FS_FS_PRIV_H
 #define FS_FS_PRIV_H
 
 #include "fs/fs.h"
 
-/* ---- blocks of an inode ----------------------------------------------------------------------------- */
+/* ---- blocks of an inode ---------------------------------------------------------------------- */
 
 /* For whom the cache verified a block of @ip: struct buf.owner. */
 static inline uint64_t inode_buf_owner(const struct inode *ip)
@@ -20,7 +20,7 @@ static inline uint64_t inode_buf_owner(const struct inode *ip)
 int map_read_buf_ahead(struct inode *ip, lblk_t logical, const struct buf_ops *ops, const void *arg,
 		       uint32_t ahead, struct buf **ret_buf) MUST_CHECK;
 
-/* ---- rows of directory entries: dir.c ---------------------------------------------------------------- */
+/* ---- rows of directory entries: dir.c -------------------------------------------------------- */
 
 /* Entries that were verified: a block, or one part of an inline directory. */
 struct dirents {
@@ -29,7 +29,10 @@ struct dirents {
 	uint32_t block_size; /* how rec_len is to be read */
 };
 
-/* The next entry in use at or behind *@at; *ret_at is its place, *@at the one behind it.  NULL: none. */
+/*
+ * The next entry in use at or behind *@at; *ret_at is its place, *@at the one behind it.  NULL:
+ * none.
+ */
 const struct ext4_dir_entry_2 *dirents_next(const struct dirents *row, uint32_t *at,
 					    uint32_t *ret_at);
 /* 0 if @name is not there. */
@@ -47,7 +50,10 @@ static inline bool name_is_dotdot(const char *name, size_t len)
 /* enum uext4_file_type of an entry of @ip. */
 uint8_t dirent_type(const struct inode *ip, const struct ext4_dir_entry_2 *de);
 
-/* Does a hash tree lie over the blocks of directory @ip, and does the file system know of such trees? */
+/*
+ * Does a hash tree lie over the blocks of directory @ip, and does the file system know of such
+ * trees?
+ */
 bool dir_is_indexed(const struct inode *ip);
 /* How many blocks directory @ip has; what lies behind is not read. */
 int dir_blocks(const struct inode *ip, uint32_t *ret_blocks) MUST_CHECK;
@@ -57,22 +63,24 @@ int dir_parent(struct inode *ip, uint32_t *ret_ino) MUST_CHECK REQUIRES_SHARED(&
 const struct fc_dirent *dir_fc_find(const struct inode *ip, const void *name, size_t name_len);
 
 /*
- * Block @logical, a leaf, as a row of entries, which is valid while *ret_buf is referenced.  @ahead as for
- * buf_read().
+ * Block @logical, a leaf, as a row of entries, which is valid while *ret_buf is referenced.  @ahead
+ * as for buf_read().
  */
 int dir_read_leaf(struct inode *ip, lblk_t logical, uint32_t ahead, struct buf **ret_buf,
 		  struct dirents *ret_row) MUST_CHECK;
-/* The same for a block of any kind: the root of a hash tree holds "." and "..", its nodes nothing. */
+/*
+ * The same for a block of any kind: the root of a hash tree holds "." and "..", its nodes nothing.
+ */
 int dir_read_block(struct inode *ip, lblk_t logical, uint32_t ahead, struct buf **ret_buf,
 		   struct dirents *ret_row) MUST_CHECK;
 
 #define DIR_INLINE_PARTS 2u
 
 /* Both rows of an INLINE directory.  Valid while xattr_lock, which must be held, is. */
-int dir_inline_rows(struct inode *ip, struct dirents ret_rows[DIR_INLINE_PARTS]) MUST_CHECK
-	REQUIRES_SHARED(&ip->xattr_lock);
+int dir_inline_rows(struct inode *ip, struct dirents ret_rows[DIR_INLINE_PARTS])
+	MUST_CHECK REQUIRES_SHARED(&ip->xattr_lock);
 
-/* ---- hash trees: htree.c ------------------------------------------------------------------------------- */
+/* ---- hash trees: htree.c --------------------------------------------------------------------- */
 
 #define HTREE_LEVELS_MAX 3u /* root included */
 
@@ -93,19 +101,23 @@ struct htree {
 	struct htree_level level[HTREE_LEVELS_MAX];
 };
 
-/* The names with lo <= hash < end lie in @block; an odd border means a hash that both sides share. */
+/*
+ * The names with lo <= hash < end lie in @block; an odd border means a hash that both sides share.
+ */
 struct htree_leaf {
 	lblk_t block;
 	uint32_t lo;
 	uint64_t end;
 };
 
-/* A version of hash names are sorted by, with signedness; false: one that this code does not know. */
+/*
+ * A version of hash names are sorted by, with signedness; false: one that this code does not know.
+ */
 bool htree_version(const struct geom *g, uint8_t disk_version, uint8_t *ret_version);
 
 /*
- * Reads the root.  *ret_known false, and nothing is open: it uses a hash that is not known, the directory
- * has to be searched as if it had no tree.
+ * Reads the root.  *ret_known false, and nothing is open: it uses a hash that is not known, the
+ * directory has to be searched as if it had no tree.
  */
 int htree_open(struct inode *ip, struct htree *ret_tree, bool *ret_known) MUST_CHECK;
 void htree_close(struct htree *t);

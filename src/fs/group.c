@@ -26,6 +26,7 @@ static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, struct
 	struct buf *buf BUF_SCOPE = NULL;
 	struct ext4_group_desc gd = { 0 };
 	uint32_t index = group / g->desc_per_block;
+	const uint8_t *on_disk;
 	int err;
 
 	assert(group < g->groups);
@@ -33,11 +34,12 @@ static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, struct
 		       ahead, &buf);
 	if (err < 0)
 		return fail_in(err, "descriptor of group %u", group);
-	memcpy(&gd, buf->data + group % g->desc_per_block * g->desc_size,
-	       min_size(g->desc_size, sizeof(gd)));
-	err = verify_group_desc(g, group, &gd);
+	/* Verified where it lies: a descriptor may be longer than the struct, and its checksum covers all. */
+	on_disk = buf->data + group % g->desc_per_block * g->desc_size;
+	err = verify_group_desc(g, group, (const struct ext4_group_desc *)(const void *)on_disk);
 	if (err < 0)
 		return err;
+	memcpy(&gd, on_disk, min_size(g->desc_size, sizeof(gd)));
 	*ret = gd;
 	return 0;
 }

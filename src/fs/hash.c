@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Hashes of names, by which indexed directories are sorted: the legacy one, half MD4 and TEA, each over
- * signed or unsigned characters (the machines that made the first ones disagreed).
+ * Hashes of names, by which indexed directories are sorted: the legacy one, half MD4 and TEA, each
+ * over signed or unsigned characters (the machines that made the first ones disagreed).
  *
  * Pure functions.  The keyed hash of case-insensitive encrypted directories is not known here.
  *
@@ -41,8 +41,8 @@ static uint32_t hash_legacy(const uint8_t *name, size_t len, bool is_signed)
 }
 
 /*
- * The next @words words of a name of which @len bytes are left: four characters each, the first one on
- * top, filled up with the length.
+ * The next @words words of a name of which @len bytes are left: four characters each, the first one
+ * on top, filled up with the length.
  */
 static void fill_words(const uint8_t *name, size_t len, bool is_signed, uint32_t *words,
 		       uint32_t words_count)
@@ -79,7 +79,8 @@ static void half_md4(uint32_t state[4], const uint32_t in[8])
 				f = (b & c) + ((b ^ c) & d);
 			else
 				f = b ^ c ^ d;
-			sum = rotate_left(a + f + in[order[round][i]] + add[round], shift[round][i % 4]);
+			sum = rotate_left(a + f + in[order[round][i]] + add[round],
+					  shift[round][i % 4]);
 			a = d;
 			d = c;
 			c = b;
@@ -147,19 +148,14 @@ int dir_hash(uint8_t version, const uint32_t seed[4], const void *name, size_t n
 	start_state(seed, state);
 	switch (version) {
 	case DX_HASH_LEGACY:
-	case DX_HASH_LEGACY_UNSIGNED:
-		hash.major = hash_legacy(name, name_len, is_signed);
-		break;
+	case DX_HASH_LEGACY_UNSIGNED: hash.major = hash_legacy(name, name_len, is_signed); break;
 	case DX_HASH_HALF_MD4:
 	case DX_HASH_HALF_MD4_UNSIGNED:
 		hash = hash_half_md4(name, name_len, is_signed, state);
 		break;
 	case DX_HASH_TEA:
-	case DX_HASH_TEA_UNSIGNED:
-		hash = hash_tea(name, name_len, is_signed, state);
-		break;
-	default:
-		return corrupt("hash version %u of directories is not known", version);
+	case DX_HASH_TEA_UNSIGNED: hash = hash_tea(name, name_len, is_signed, state); break;
+	default: return corrupt("hash version %u of directories is not known", version);
 	}
 	hash.major &= ~1u;
 	if (hash.major == HASH_END)

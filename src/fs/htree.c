@@ -2,13 +2,14 @@
 /*
  * Hash trees over directories: going from a hash to the leaf with the names of that hash.
  *
- * Every node maps ranges of hashes to blocks of the directory; the root is block 0.  A name lies in the
- * leaf whose range its hash falls into.  When names of one hash fill more than a leaf, the border between
- * the two leaves is that hash with bit 0 set: both sides hold names of it.
+ * Every node maps ranges of hashes to blocks of the directory; the root is block 0.  A name lies in
+ * the leaf whose range its hash falls into.  When names of one hash fill more than a leaf, the
+ * border between the two leaves is that hash with bit 0 set: both sides hold names of it.
  *
  * H1  Levels are at most three whatever the disk says.
- * H2  Ranges of a level lie inside the range of the entry above, ascending, and two of them share a border
- *     only if it is odd.  So a walk from leaf to leaf by ascending hashes ends, and comes to no node twice.
+ * H2  Ranges of a level lie inside the range of the entry above, ascending, and two of them share a
+ *     border only if it is odd.  So a walk from leaf to leaf by ascending hashes ends, and comes to
+ *     no node twice.
  * H3  As many leaves may share one hash as the directory has blocks, and no more.
  */
 #include "fs/fs_priv.h"
@@ -18,7 +19,7 @@
 #define HASH_BEHIND_ALL (1ull << 32)
 #define ROOT_VERSIONS 3u /* DX_HASH_LEGACY, HALF_MD4, TEA: as in s_def_hash_version */
 
-/* ---- blocks ---------------------------------------------------------------------------------------- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static int root_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
 {
@@ -46,7 +47,7 @@ bool htree_version(const struct geom *g, uint8_t disk_version, uint8_t *ret_vers
 	return true;
 }
 
-/* ---- one level ------------------------------------------------------------------------------------- */
+/* ---- one level ------------------------------------------------------------------------------- */
 
 static uint32_t entry_hash(const struct htree_level *l, uint32_t index)
 {
@@ -76,7 +77,7 @@ static int level_check(const struct htree *t, const struct htree_level *l)
 
 	if ((l->at > 0 && !border_is_good(entry_hash(l, l->at - 1), lo)) ||
 	    !border_is_good(lo, level_end(l)))
-		return corrupt("directory %u, index block %llu: hashes around entry %u are out of order",
+		return corrupt("directory %u, index block %llu: hashes out of order at entry %u",
 			       t->ip->ino, (unsigned long long)l->buf->blk, l->at);
 	return 0;
 }
@@ -112,7 +113,7 @@ static int level_search(const struct htree *t, struct htree_level *l, uint32_t h
 	return level_check(t, l);
 }
 
-/* ---- paths ----------------------------------------------------------------------------------------- */
+/* ---- paths ----------------------------------------------------------------------------------- */
 
 int htree_open(struct inode *ip, struct htree *ret_tree, bool *ret_known)
 {
@@ -161,8 +162,8 @@ static int check_block(const struct htree *t, lblk_t logical)
 	if (err < 0)
 		return err;
 	if (logical == 0 || logical >= blocks)
-		return corrupt("directory %u: its index leads to block %u of %u", t->ip->ino, logical,
-			       blocks);
+		return corrupt("directory %u: its index leads to block %u of %u", t->ip->ino,
+			       logical, blocks);
 	return 0;
 }
 
@@ -187,10 +188,9 @@ static int level_read(struct htree *t, uint32_t index)
 	buf_put(l->buf);
 	node = (const void *)buf->data;
 	level_fill(l, buf, node->entries, entry_hash(above, above->at), level_end(above));
-	if (l->count > 1 &&
-	    (entry_hash(l, 1) < l->lo || entry_hash(l, l->count - 1) > l->end))
-		return corrupt("directory %u, index block %llu: hashes outside of its range", t->ip->ino,
-			       (unsigned long long)buf->blk);
+	if (l->count > 1 && (entry_hash(l, 1) < l->lo || entry_hash(l, l->count - 1) > l->end))
+		return corrupt("directory %u, index block %llu: hashes outside of its range",
+			       t->ip->ino, (unsigned long long)buf->blk);
 	return 0;
 }
 
@@ -283,6 +283,6 @@ int htree_find(struct htree *t, const void *name, size_t name_len, uint32_t *ret
 		if (err < 0)
 			return err;
 	}
-	return corrupt("directory %u: more leaves share hash %08x than there are blocks", t->ip->ino,
-		       hash.major);
+	return corrupt("directory %u: more leaves share hash %08x than there are blocks",
+		       t->ip->ino, hash.major);
 }

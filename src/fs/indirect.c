@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The legacy block map of ext2 and ext3: 12 direct pointers in i_block, then one to a block of pointers,
- * one to a block of such blocks, and one level more.
+ * The legacy block map of ext2 and ext3: 12 direct pointers in i_block, then one to a block of
+ * pointers, one to a block of such blocks, and one level more.
  *
- * Nothing in these blocks tells what they are: all that can be verified is that every pointer is 0 or
- * lies inside the file system.  That holds at every level, so a block that is named at two levels is
- * wrong data but no danger.  i_block itself was verified with its inode.  Called through map.c only, which holds map_lock.
+ * Nothing in these blocks tells what they are: all that can be verified is that every pointer is 0
+ * or lies inside the file system.  That holds at every level, so a block that is named at two
+ * levels is wrong data but no danger.  i_block itself was verified with its inode.  Called through
+ * map.c only, which holds map_lock.
  *
- * B1  A run handed out lies in one block of pointers; a hole may reach over several slots of i_block.
+ * B1  A run handed out lies in one block of pointers; a hole may reach over several slots of
+ *     i_block.
  */
 #include "fs/fs_priv.h"
 
@@ -25,7 +27,7 @@ static int indirect_verify(const void *data, uint32_t bytes, blk_t blk, const vo
 
 	for (uint32_t i = 0; i < bytes / sizeof(*pointers); i++)
 		if (!pointer_is_good(vi->geom, le32_get(pointers[i])))
-			return corrupt("inode %u, indirect block %llu: pointer %u is block %u, outside of the file system",
+			return corrupt("inode %u, indirect block %llu: pointer %u is block %u",
 				       vi->ino, (unsigned long long)blk, i, le32_get(pointers[i]));
 	return 0;
 }
@@ -135,7 +137,8 @@ static int descend(struct inode *ip, lblk_t logical, struct place place, blk_t b
 
 		buf_put(buf);
 		buf = NULL;
-		err = buf_read(ip->fs->cache, blk, &indirect_ops, inode_buf_owner(ip), &vi, 0, &buf);
+		err = buf_read(ip->fs->cache, blk, &indirect_ops, inode_buf_owner(ip), &vi, 0,
+			       &buf);
 		if (err < 0)
 			return fail_in(err, "inode %u, block map", ip->ino);
 		pointers = (const void *)buf->data;

@@ -3,8 +3,8 @@
  * Data inside the inode: the first 60 bytes in i_block, the rest in the value of the attribute
  * system.data, which is there even when it is empty.
  *
- * An inode that others left in a state we would not make (no system.data, a size beyond what fits) is
- * refused, never guessed at.
+ * An inode that others left in a state we would not make (no system.data, a size beyond what fits)
+ * is refused, never guessed at.
  */
 #include "fs/fs.h"
 
@@ -21,15 +21,15 @@ int inline_find(struct inode *ip, struct inline_parts *ret)
 	int err;
 
 	assert(ip->state == INODE_INLINE);
-	err = xattr_ibody_find(ip, EXT4_XATTR_INDEX_SYSTEM, data_name, sizeof(data_name) - 1, &value,
-			       &value_bytes);
+	err = xattr_ibody_find(ip, EXT4_XATTR_INDEX_SYSTEM, data_name, sizeof(data_name) - 1,
+			       &value, &value_bytes);
 	if (err == -ENODATA)
 		return corrupt("inode %u: inline data, but no attribute system.data", ip->ino);
 	if (err < 0)
 		return err;
 	if (ip->size > EXT4_I_BLOCK_BYTES + (uint64_t)value_bytes)
-		return corrupt("inode %u: size %" PRIu64 " with room for %u bytes of inline data", ip->ino,
-			       ip->size, EXT4_I_BLOCK_BYTES + value_bytes);
+		return corrupt("inode %u: size %" PRIu64 " with room for %u bytes of inline data",
+			       ip->ino, ip->size, EXT4_I_BLOCK_BYTES + value_bytes);
 	*ret = (struct inline_parts){
 		.part = { (const uint8_t *)ip->raw->i_block, value },
 		.bytes = { EXT4_I_BLOCK_BYTES, value_bytes },

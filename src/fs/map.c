@@ -2,11 +2,12 @@
 /*
  * Mapping of logical to physical blocks.
  *
- * The one way from "block 7 of this file" to "block 81920 of the device".  Chooses between the extent
- * tree, the legacy block map, and what fast commits said last.  Inline data has no mapping; to ask for one
- * is a bug of the caller.
+ * The one way from "block 7 of this file" to "block 81920 of the device".  Chooses between the
+ * extent tree, the legacy block map, and what fast commits said last.  Inline data has no mapping;
+ * to ask for one is a bug of the caller.
  *
- * M1  What is handed out has count > 0, ends at or below UINT32_MAX, and lies inside the file system.
+ * M1  What is handed out has count > 0, ends at or below UINT32_MAX, and lies inside the file
+ *     system.
  */
 #include "fs/fs_priv.h"
 

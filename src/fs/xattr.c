@@ -3,9 +3,9 @@
  * Extended attributes: in the inode behind its fields, in a block that inodes may share, and large
  * values in inodes of their own.
  *
- * Rows of entries were verified with the inode or the block they lie in, i_file_acl with the inode.  A
- * value in an inode of its own is checked when it is read: nothing but the entry's hash ties the two
- * together.
+ * Rows of entries were verified with the inode or the block they lie in, i_file_acl with the inode.
+ * A value in an inode of its own is checked when it is read: nothing but the entry's hash ties the
+ * two together.
  *
  * X1  An attribute in the inode hides one of the same name in the block.
  * X2  No other inode is loaded while xattr_lock is held: facts about an entry are copied out first.
@@ -20,7 +20,7 @@
 #define NAME_HASH_SHIFT 5
 #define VALUE_HASH_SHIFT 16
 
-/* ---- names ------------------------------------------------------------------------------------------ */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 /* An attribute's name as it lies on disk. */
 struct key {
@@ -85,7 +85,7 @@ static bool entry_has_key(const struct ext4_xattr_entry *entry, const struct key
 	       memcmp(entry->e_name, key->name, key->name_len) == 0;
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------ */
 
 /* A verified row of entries: it is terminated, and what it points to lies behind @base. */
 struct row {
@@ -105,15 +105,16 @@ static const struct ext4_xattr_entry *entry_next(const struct ext4_xattr_entry *
 	return (const void *)((const uint8_t *)entry + EXT4_XATTR_LEN(entry->e_name_len));
 }
 
-#define row_for_each(entry, row)                                                                   \
-	for (const struct ext4_xattr_entry *entry = (row)->first; entry && !entry_is_last(entry);  \
+#define row_for_each(entry, row)                                                                  \
+	for (const struct ext4_xattr_entry *entry = (row)->first; entry && !entry_is_last(entry); \
 	     entry = entry_next(entry))
 
 static const struct ext4_xattr_entry *row_find(const struct row *row, const struct key *key)
 {
-	row_for_each(entry, row)
+	row_for_each(entry, row) {
 		if (entry_has_key(entry, key))
 			return entry;
+	}
 	return NULL;
 }
 
@@ -178,14 +179,14 @@ int xattr_ibody_find(struct inode *ip, uint8_t index, const char *name, size_t n
 	if (!entry)
 		return -ENODATA;
 	if (le32_get(entry->e_value_inum) != 0)
-		return corrupt("inode %u: the value of an attribute of kind %u lies in another inode",
+		return corrupt("inode %u: an attribute of kind %u has its value in another inode",
 			       ip->ino, index);
 	*ret_value = row.base + le16_get(entry->e_value_offs);
 	*ret_size = le32_get(entry->e_value_size);
 	return 0;
 }
 
-/* ---- values in inodes of their own ------------------------------------------------------------------ */
+/* ---- values in inodes of their own ----------------------------------------------------------- */
 
 /* What is known of an attribute once xattr_lock is dropped. */
 struct value {
@@ -204,7 +205,9 @@ static uint32_t value_hash_seed(const struct uext4_fs *fs)
 	return crc32c(UINT32_MAX, fs->geom.uuid, sizeof(fs->geom.uuid));
 }
 
-/* Hash of an entry over its name and the hash of its value; some kernels took characters as signed. */
+/*
+ * Hash of an entry over its name and the hash of its value; some kernels took characters as signed.
+ */
 static uint32_t entry_hash(const struct key *key, uint32_t value_hash, bool is_signed)
 {
 	uint32_t hash = 0;
@@ -234,11 +237,11 @@ static int value_check(const struct inode *ip, const struct inode *ea, const str
 		return 0;
 	hash = crc32c(value_hash_seed(ip->fs), data, v->size);
 	if (hash != le32_get(ea->raw->i_atime))
-		return corrupt("inode %u: the attribute value in inode %u has hash %08x, not %08x", ip->ino,
-			       ea->ino, hash, le32_get(ea->raw->i_atime));
+		return corrupt("inode %u: the attribute value in inode %u has hash %08x, not %08x",
+			       ip->ino, ea->ino, hash, le32_get(ea->raw->i_atime));
 	if (entry_hash(key, hash, false) != v->hash && entry_hash(key, hash, true) != v->hash)
-		return corrupt("inode %u: the attribute value in inode %u belongs to another entry", ip->ino,
-			       ea->ino);
+		return corrupt("inode %u: the attribute value in inode %u belongs to another entry",
+			       ip->ino, ea->ino);
 	return 0;
 }
 
@@ -269,27 +272,29 @@ static int value_read_blocks(struct inode *ea, uint8_t *to, uint32_t size)
 }
 
 /* The value of @v, which lies in another inode, into @buf of v->size bytes. */
-static int value_read_inode(struct inode *ip, const struct key *key, const struct value *v, void *buf)
+static int value_read_inode(struct inode *ip, const struct key *key, const struct value *v,
+			    void *buf)
 {
 	struct inode *ea INODE_SCOPE = NULL;
 	int err;
 
 	err = inode_get(ip->fs, v->inum, &ea);
 	if (err == -ESTALE || err == -EINVAL)
-		return corrupt("inode %u: the attribute value in inode %u does not exist", ip->ino, v->inum);
+		return corrupt("inode %u: the attribute value in inode %u does not exist", ip->ino,
+			       v->inum);
 	if (err < 0)
 		return fail_in(err, "inode %u: attribute value", ip->ino);
 	if (!inode_is_reg(ea) || !inode_has_flag(ea, EXT4_EA_INODE_FL) || ea->size != v->size ||
 	    (v->size > 0 && ea->state != INODE_BLOCKS))
-		return corrupt("inode %u: inode %u is not the attribute value of %u bytes it should be",
-			       ip->ino, ea->ino, v->size);
+		return corrupt("inode %u: inode %u is no attribute value of %u bytes", ip->ino,
+			       ea->ino, v->size);
 	err = value_read_blocks(ea, buf, v->size);
 	if (err < 0)
 		return fail_in(err, "inode %u: attribute value", ip->ino);
 	return value_check(ip, ea, key, v, buf);
 }
 
-/* ---- getting ---------------------------------------------------------------------------------------- */
+/* ---- getting --------------------------------------------------------------------------------- */
 
 static struct value value_of(const struct row *row, const struct ext4_xattr_entry *entry)
 {
@@ -347,8 +352,8 @@ static int value_give(uint8_t index, const void *data, size_t data_size, void *b
 	return 0;
 }
 
-static int value_give_inode(struct inode *ip, const struct key *key, const struct value *v, void *buf,
-			    size_t size, size_t *ret_size)
+static int value_give_inode(struct inode *ip, const struct key *key, const struct value *v,
+			    void *buf, size_t size, size_t *ret_size)
 {
 	void *data FREE_SCOPE = NULL;
 	int err;
@@ -388,7 +393,7 @@ int xattr_get(struct inode *ip, const char *name, void *buf, size_t size, size_t
 	return err;
 }
 
-/* ---- listing ---------------------------------------------------------------------------------------- */
+/* ---- listing --------------------------------------------------------------------------------- */
 
 struct names {
 	char *buf;
@@ -405,7 +410,8 @@ static void names_add(struct names *names, const char *bytes, size_t count)
 /* Those of @row that @hidden_by has not. */
 static void names_add_row(struct names *names, const struct row *row, const struct row *hidden_by)
 {
-	row_for_each(entry, row) {
+	row_for_each(entry, row)
+	{
 		const struct key key = { entry->e_name_index, entry->e_name, entry->e_name_len };
 		const struct prefix *prefix = entry_prefix(entry);
 

@@ -4,10 +4,11 @@
  *
  * The log itself is recover.c's business.  Nothing here writes.
  *
- *  JS1  What the superblock says was checked against what is there: after journal_open() every block below
- *       maxlen has a place on the device, and log and fast-commit area lie inside without overlap.
- *  JS2  Of the fast commits only whole ones are handed out: up to the last tail whose checksum and transaction
- *       fit, without gap from the first.
+ *  JS1  What the superblock says was checked against what is there: after journal_open() every
+ *       block below maxlen has a place on the device, and log and fast-commit area lie inside
+ *       without overlap.
+ *  JS2  Of the fast commits only whole ones are handed out: up to the last tail whose checksum and
+ *       transaction fit, without gap from the first.
  */
 #include "journal/journal_priv.h"
 
@@ -17,7 +18,7 @@
 
 #define WINDOW_BYTES (128u << 10)
 
-/* ---- blocks ---------------------------------------------------------------------------------------- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 /* The run that holds block @index < maxlen. */
 static const struct journal_run *run_of(const struct journal *j, uint32_t index)
@@ -70,7 +71,8 @@ static int check_runs(const struct journal *j)
 		const struct journal_run *run = &j->runs[i];
 
 		if (run->logical != next || run->count == 0)
-			return corrupt("journal: block %llu lies nowhere", (unsigned long long)next);
+			return corrupt("journal: block %llu lies nowhere",
+				       (unsigned long long)next);
 		if (run->physical >= dev_blocks || run->count > dev_blocks - run->physical)
 			return corrupt("journal: block %llu lies behind the end of the device",
 				       (unsigned long long)next);
@@ -82,11 +84,11 @@ static int check_runs(const struct journal *j)
 	return 0;
 }
 
-/* ---- superblock ------------------------------------------------------------------------------------ */
+/* ---- superblock ------------------------------------------------------------------------------ */
 
-#define INCOMPAT_KNOWN                                                                             \
-	(JBD2_FEATURE_INCOMPAT_REVOKE | JBD2_FEATURE_INCOMPAT_64BIT |                              \
-	 JBD2_FEATURE_INCOMPAT_ASYNC_COMMIT | JBD2_FEATURE_INCOMPAT_CSUM_V2 |                      \
+#define INCOMPAT_KNOWN                                                        \
+	(JBD2_FEATURE_INCOMPAT_REVOKE | JBD2_FEATURE_INCOMPAT_64BIT |         \
+	 JBD2_FEATURE_INCOMPAT_ASYNC_COMMIT | JBD2_FEATURE_INCOMPAT_CSUM_V2 | \
 	 JBD2_FEATURE_INCOMPAT_CSUM_V3 | JBD2_FEATURE_INCOMPAT_FAST_COMMIT)
 
 /* Features, of which a superblock of version 1 has none; fills all that follows from them. */
@@ -174,7 +176,9 @@ static int load_areas(struct journal *j, const struct journal_superblock_s *sb, 
 			return corrupt("journal: %u blocks are too few for %u of fast commits",
 				       j->maxlen, fast);
 		j->last = j->maxlen - fast;
-		/* Everybody leaves the first block of the area unused, so it is part of the format. */
+		/*
+		 * Everybody leaves the first block of the area unused, so it is part of the format.
+		 */
 		j->fast_first = j->last + 1;
 	}
 	if (j->first == 0 || j->first >= j->last)
@@ -210,7 +214,7 @@ static int load_super(struct journal *j)
 	return load_areas(j, &sb, incompat);
 }
 
-/* ---- open and close -------------------------------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 int journal_open(struct dev *dev, const struct journal_run *runs, size_t run_count,
 		 uint32_t block_size, struct journal **ret_journal)
@@ -235,7 +239,10 @@ int journal_open(struct dev *dev, const struct journal_run *runs, size_t run_cou
 	memcpy(j->runs, runs, run_count * sizeof(*runs));
 	j->run_count = run_count;
 
-	/* Twice, as the superblock is found through the runs and tells how many of them there must be. */
+	/*
+	 * Twice, as the superblock is found through the runs and tells how many of them there must
+	 * be.
+	 */
 	err = check_runs(j);
 	if (err < 0)
 		goto out;
@@ -270,18 +277,19 @@ void journal_get_info(const struct journal *j, struct journal_info *ret_info)
 	ret_info->checksum = (uint8_t)j->checksum;
 }
 
-/* ---- fast commits ---------------------------------------------------------------------------------- */
+/* ---- fast commits ---------------------------------------------------------------------------- */
 
 /*
- * One walk through the fast-commit area.  Its end is the first thing that does not belong to a whole fast
- * commit of transaction @tid; that is no error, as a crash while one is written leaves just this.
+ * One walk through the fast-commit area.  Its end is the first thing that does not belong to a
+ * whole fast commit of transaction @tid; that is no error, as a crash while one is written leaves
+ * just this.
  */
 struct fast_scan {
 	uint32_t block_size;
 	uint32_t tid;
-	uint32_t crc;	  /* of the fast commit being read, up to here */
+	uint32_t crc; /* of the fast commit being read, up to here */
 	uint32_t commits;
-	size_t complete;  /* bytes of tags that whole fast commits have */
+	size_t complete; /* bytes of tags that whole fast commits have */
 	uint8_t *tags;
 	size_t bytes, capacity;
 	bool begun; /* the head was seen */
@@ -293,24 +301,17 @@ static bool fast_value_fits(uint32_t tag, uint32_t len)
 	const uint32_t dentry = sizeof(struct ext4_fc_dentry_info);
 
 	switch (tag) {
-	case EXT4_FC_TAG_ADD_RANGE:
-		return len == sizeof(struct ext4_fc_add_range);
-	case EXT4_FC_TAG_DEL_RANGE:
-		return len == sizeof(struct ext4_fc_del_range);
+	case EXT4_FC_TAG_ADD_RANGE: return len == sizeof(struct ext4_fc_add_range);
+	case EXT4_FC_TAG_DEL_RANGE: return len == sizeof(struct ext4_fc_del_range);
 	case EXT4_FC_TAG_CREAT:
 	case EXT4_FC_TAG_LINK:
-	case EXT4_FC_TAG_UNLINK:
-		return len > dentry && len - dentry <= EXT4_NAME_LEN;
+	case EXT4_FC_TAG_UNLINK: return len > dentry && len - dentry <= EXT4_NAME_LEN;
 	case EXT4_FC_TAG_INODE:
 		return len >= sizeof(struct ext4_fc_inode) + EXT4_GOOD_OLD_INODE_SIZE;
-	case EXT4_FC_TAG_PAD:
-		return true;
-	case EXT4_FC_TAG_TAIL:
-		return len >= sizeof(struct ext4_fc_tail);
-	case EXT4_FC_TAG_HEAD:
-		return len == sizeof(struct ext4_fc_head);
-	default:
-		return false;
+	case EXT4_FC_TAG_PAD: return true;
+	case EXT4_FC_TAG_TAIL: return len >= sizeof(struct ext4_fc_tail);
+	case EXT4_FC_TAG_HEAD: return len == sizeof(struct ext4_fc_head);
+	default: return false;
 	}
 }
 
@@ -374,16 +375,10 @@ static int fast_tag(struct fast_scan *s, uint32_t tag, const uint8_t *data, size
 		return 0;
 	}
 	switch (tag) {
-	case EXT4_FC_TAG_TAIL:
-		fast_tail(s, data, value);
-		return 0;
-	case EXT4_FC_TAG_HEAD:
-		err = fast_head(s, value);
-		break;
-	case EXT4_FC_TAG_PAD:
-		break;
-	default:
-		err = fast_keep(s, data, bytes);
+	case EXT4_FC_TAG_TAIL: fast_tail(s, data, value); return 0;
+	case EXT4_FC_TAG_HEAD: err = fast_head(s, value); break;
+	case EXT4_FC_TAG_PAD: break;
+	default: err = fast_keep(s, data, bytes);
 	}
 	s->crc = crc32c(s->crc, data, bytes);
 	return err;
@@ -413,8 +408,8 @@ static int fast_block(struct fast_scan *s, const uint8_t *data)
 	return 0;
 }
 
-int journal_fast_commits(struct journal *j, uint32_t next_tid, uint8_t **ret_tags, size_t *ret_bytes,
-			 uint32_t *ret_commits)
+int journal_fast_commits(struct journal *j, uint32_t next_tid, uint8_t **ret_tags,
+			 size_t *ret_bytes, uint32_t *ret_commits)
 {
 	struct fast_scan s = { .block_size = j->block_size, .tid = next_tid };
 	const uint8_t *data;

@@ -2,10 +2,10 @@
 /*
  * jbd2, for recovery: scan, revoke, replay.
  *
- * Knows blocks of a journal and blocks of a device, not inodes: where the journal lies is told as runs
- * of blocks.  Writes go to a target device that the caller chose; for a reader that is an overlay in
- * memory.  Fast commits are found, checked and handed out here; what they mean is the file system's
- * business (fs/fastcommit.c).
+ * Knows blocks of a journal and blocks of a device, not inodes: where the journal lies is told as
+ * runs of blocks.  Writes go to a target device that the caller chose; for a reader that is an
+ * overlay in memory.  Fast commits are found, checked and handed out here; what they mean is the
+ * file system's business (fs/fastcommit.c).
  *
  *  J8  Recovery is idempotent: run again on what it left behind it gives the same blocks.
  */
@@ -35,10 +35,10 @@ struct journal_info {
 };
 
 /*
- * Reads and verifies the journal's superblock.  @runs (copied) cover it from logical block 0, in order.
- * In an external journal, blocks are numbered as on its device, but the superblock is said to be block 0:
- * runs { 0, 1, its block }, { 1, all further, 1 }.  -EOPNOTSUPP: an unknown feature, named; -EFSBADCRC,
- * -EFSCORRUPTED.  One thread at a time may use a journal.
+ * Reads and verifies the journal's superblock.  @runs (copied) cover it from logical block 0, in
+ * order. In an external journal, blocks are numbered as on its device, but the superblock is said
+ * to be block 0: runs { 0, 1, its block }, { 1, all further, 1 }.  -EOPNOTSUPP: an unknown feature,
+ * named; -EFSBADCRC, -EFSCORRUPTED.  One thread at a time may use a journal.
  */
 int journal_open(struct dev *dev, const struct journal_run *runs, size_t run_count,
 		 uint32_t block_size, struct journal **ret_journal) MUST_CHECK;
@@ -53,21 +53,22 @@ struct journal_recovery {
 };
 
 /*
- * Replays every whole transaction to @target, whose blocks are numbered up to @target_blocks.  Stops
- * without error at the first block that does not belong to a committed transaction, as after any
- * crash.  -EFSBADCRC: a transaction whose checksum does not fit has a commit block that is no left-over
- * of an earlier lap (by its time), so this is damage; nothing was written, unless it is the copy of a
- * block that is damaged.  -EFSCORRUPTED: a transaction writes outside of @target_blocks.
+ * Replays every whole transaction to @target, whose blocks are numbered up to @target_blocks.
+ * Stops without error at the first block that does not belong to a committed transaction, as after
+ * any crash.  -EFSBADCRC: a transaction whose checksum does not fit has a commit block that is no
+ * left-over of an earlier lap (by its time), so this is damage; nothing was written, unless it is
+ * the copy of a block that is damaged.  -EFSCORRUPTED: a transaction writes outside of
+ * @target_blocks.
  */
 int journal_recover(struct journal *j, struct dev *target, blk_t target_blocks,
 		    struct journal_recovery *ret) MUST_CHECK;
 
 /*
- * The fast commits that follow transaction @next_tid - 1, as one row of tags: *ret_tags (mem_free()) holds
- * *ret_bytes of (struct ext4_fc_tl, value) of all complete fast commits in order, HEAD, TAIL and PAD left
- * out; *ret_commits counts them.  0 bytes if there are none.
+ * The fast commits that follow transaction @next_tid - 1, as one row of tags: *ret_tags
+ * (mem_free()) holds *ret_bytes of (struct ext4_fc_tl, value) of all complete fast commits in
+ * order, HEAD, TAIL and PAD left out; *ret_commits counts them.  0 bytes if there are none.
  */
-int journal_fast_commits(struct journal *j, uint32_t next_tid, uint8_t **ret_tags, size_t *ret_bytes,
-			 uint32_t *ret_commits) MUST_CHECK;
+int journal_fast_commits(struct journal *j, uint32_t next_tid, uint8_t **ret_tags,
+			 size_t *ret_bytes, uint32_t *ret_commits) MUST_CHECK;
 
 #endif

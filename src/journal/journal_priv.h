@@ -8,32 +8,32 @@
 enum journal_checksum { JOURNAL_CSUM_NONE, JOURNAL_CSUM_V1, JOURNAL_CSUM_V2, JOURNAL_CSUM_V3 };
 
 /*
- * Used by one thread at a time.  The log proper is a ring in [first, last); behind it, with fast_commit,
- * one block stays unused and the fast commits lie in [fast_first, maxlen).
+ * Used by one thread at a time.  The log proper is a ring in [first, last); behind it, with
+ * fast_commit, one block stays unused and the fast commits lie in [fast_first, maxlen).
  */
 struct journal {
-	struct dev *dev; /* c: the caller's */
-	struct journal_run *runs; /* c: they cover [0, maxlen) */
-	size_t run_count;	  /* c */
-	uint32_t block_size;	  /* c */
-	uint32_t maxlen;	  /* c */
-	uint32_t first, last;	  /* c: first < last <= maxlen */
-	uint32_t fast_first;	  /* c: maxlen if there is no fast-commit area */
-	uint32_t start;		  /* c: where the log begins, 0: it is empty */
-	uint32_t sequence;	  /* c: of the transaction at start */
-	uint32_t csum_seed;	  /* c: V2 and V3 */
-	uint32_t tag_bytes;	  /* c: of a tag in a descriptor block, without uuid */
+	struct dev *dev;		/* c: the caller's */
+	struct journal_run *runs;	/* c: they cover [0, maxlen) */
+	size_t run_count;		/* c */
+	uint32_t block_size;		/* c */
+	uint32_t maxlen;		/* c */
+	uint32_t first, last;		/* c: first < last <= maxlen */
+	uint32_t fast_first;		/* c: maxlen if there is no fast-commit area */
+	uint32_t start;			/* c: where the log begins, 0: it is empty */
+	uint32_t sequence;		/* c: of the transaction at start */
+	uint32_t csum_seed;		/* c: V2 and V3 */
+	uint32_t tag_bytes;		/* c: of a tag in a descriptor block, without uuid */
 	enum journal_checksum checksum; /* c */
-	bool wide;		  /* c: block numbers of 64 bits */
-	bool async_commit;	  /* c */
+	bool wide;			/* c: block numbers of 64 bits */
+	bool async_commit;		/* c */
 
 	uint8_t *window; /* blocks [window_first, window_first + window_count) of the journal */
 	uint32_t window_first, window_count, window_max;
 };
 
 /*
- * Block @index of the journal, which is valid until the next call.  -EFSCORRUPTED if there is no such
- * block.  Reads ahead, as nearly everybody goes forward.
+ * Block @index of the journal, which is valid until the next call.  -EFSCORRUPTED if there is no
+ * such block.  Reads ahead, as nearly everybody goes forward.
  */
 int journal_block(struct journal *j, uint32_t index, const uint8_t **ret_data) MUST_CHECK;
 

@@ -2,21 +2,22 @@
 /*
  * Recovery of a journal: scan, revoke, replay.
  *
- * The log is a ring of transactions with ascending numbers.  A transaction is a row of control blocks, a
- * commit block last; behind a descriptor block lie the copies it describes.  Copies are told from control
- * blocks by counting only, for which reason they never begin with the magic number (JBD2_FLAG_ESCAPE).
+ * The log is a ring of transactions with ascending numbers.  A transaction is a row of control
+ * blocks, a commit block last; behind a descriptor block lie the copies it describes.  Copies are
+ * told from control blocks by counting only, for which reason they never begin with the magic
+ * number (JBD2_FLAG_ESCAPE).
  *
  *     start                                                                        wraps at last
  *     | desc copy copy copy | revoke | desc copy | commit || desc copy | commit || (old blocks)
  *     '---------------- sequence ------------------------''---- sequence + 1 --'
  *
- * Scan walks from start until a block is not what must come next, and notes the control blocks of every
- * committed transaction.  Revoke reads the revoke blocks among these, replay the descriptors.
+ * Scan walks from start until a block is not what must come next, and notes the control blocks of
+ * every committed transaction.  Revoke reads the revoke blocks among these, replay the descriptors.
  *
  *  JR1  Nothing is written before scan and revoke have judged the whole log.
  *  JR2  No path through the log is longer than the log: scan ends when it has come around.
- *  JR3  A block is written only if its copy carries the right checksum (with CSUM_V2 and V3) and its number
- *       is below target_blocks.
+ *  JR3  A block is written only if its copy carries the right checksum (with CSUM_V2 and V3) and
+ *       its number is below target_blocks.
  *  JR4  What is written depends on the log alone, so that writing it again changes nothing (J8).
  */
 #include "journal/journal_priv.h"
@@ -45,7 +46,7 @@ struct recovery {
 	struct journal *j;
 	struct dev *target;
 	blk_t target_blocks;
-	uint8_t *block; /* the control block at hand, as reading copies moves the window; room for a copy */
+	uint8_t *block; /* the control block at hand, then room for a copy: the window moves on */
 
 	struct control *controls; /* the first `committed` belong to committed transactions */
 	size_t controls_count, controls_capacity, committed;
@@ -53,20 +54,20 @@ struct recovery {
 	size_t revokes_count, revokes_capacity;
 
 	/* scan */
-	uint32_t pos;	    /* next block of the log */
-	uint32_t left;	    /* blocks not walked over yet (JR2) */
-	uint32_t age;	    /* of the transaction being walked over */
+	uint32_t pos;		 /* next block of the log */
+	uint32_t left;		 /* blocks not walked over yet (JR2) */
+	uint32_t age;		 /* of the transaction being walked over */
 	uint32_t committed_ages; /* transactions below it are whole */
-	uint32_t crc;	    /* V1: over descriptors and copies of this transaction */
-	uint64_t commit_sec; /* of the last good commit block */
-	bool suspect;	    /* a control block of this transaction has a wrong checksum */
-	bool torn;	    /* ASYNC_COMMIT: the transaction before has */
+	uint32_t crc;		 /* V1: over descriptors and copies of this transaction */
+	uint64_t commit_sec;	 /* of the last good commit block */
+	bool suspect;		 /* a control block of this transaction has a wrong checksum */
+	bool torn;		 /* ASYNC_COMMIT: the transaction before has */
 	bool ended;
 
 	uint32_t blocks_written, revokes_read;
 };
 
-/* ---- checksums ------------------------------------------------------------------------------------- */
+/* ---- checksums ------------------------------------------------------------------------------- */
 
 static uint32_t crc_zeros(uint32_t sum, size_t bytes)
 {
@@ -92,8 +93,8 @@ static bool tail_fits(const struct journal *j, const uint8_t *data)
 }
 
 /*
- * A commit block of V2 or V3.  The device may have written its first sector only, which holds all that
- * counts; the rest was zero when the sum was made.
+ * A commit block of V2 or V3.  The device may have written its first sector only, which holds all
+ * that counts; the rest was zero when the sum was made.
  */
 static bool commit_fits(const struct journal *j, const uint8_t *data)
 {
@@ -120,7 +121,7 @@ static bool commit_fits_v1(const struct commit_header *commit, uint32_t crc)
 	       commit->h_chksum_size == COMMIT_CRC32_BYTES && sum == crc;
 }
 
-/* ---- descriptor blocks ----------------------------------------------------------------------------- */
+/* ---- descriptor blocks ----------------------------------------------------------------------- */
 
 struct tag {
 	uint64_t blk;
@@ -202,7 +203,7 @@ static bool copy_fits(const struct journal *j, const struct tag *tag, uint32_t t
 	return tag->checksum == (j->checksum == JOURNAL_CSUM_V3 ? sum : (sum & 0xFFFFu));
 }
 
-/* ---- scan ------------------------------------------------------------------------------------------ */
+/* ---- scan ------------------------------------------------------------------------------------ */
 
 static uint32_t tid_of(const struct recovery *r, uint32_t age)
 {
@@ -230,8 +231,7 @@ static int note_control(struct recovery *r, uint32_t index, uint32_t type)
 {
 	if (r->controls_count == r->controls_capacity) {
 		size_t capacity = max_u64(2 * r->controls_capacity, 256);
-		struct control *controls =
-			mem_realloc(r->controls, capacity * sizeof(*controls));
+		struct control *controls = mem_realloc(r->controls, capacity * sizeof(*controls));
 
 		if (controls == NULL)
 			return -ENOMEM;
@@ -265,10 +265,11 @@ static int scan_descriptor(struct recovery *r, uint32_t index, const uint8_t *da
 }
 
 /*
- * A commit block.  What is wrong in front of it is either damage or a left-over of an earlier lap that happens
- * to bear the awaited number (a journal that was reset begins its numbers anew).  The time tells: a left-over
- * is older than the commit before it.  With ASYNC_COMMIT the commit block may reach the disk before what it
- * commits, and a sum that does not fit is an interrupted commit, if no other commit follows.
+ * A commit block.  What is wrong in front of it is either damage or a left-over of an earlier lap
+ * that happens to bear the awaited number (a journal that was reset begins its numbers anew).  The
+ * time tells: a left-over is older than the commit before it.  With ASYNC_COMMIT the commit block
+ * may reach the disk before what it commits, and a sum that does not fit is an interrupted commit,
+ * if no other commit follows.
  */
 static int scan_commit(struct recovery *r, const uint8_t *data)
 {
@@ -319,17 +320,13 @@ static int scan_block(struct recovery *r)
 		return 0;
 	}
 	switch (be32_get(header.h_blocktype)) {
-	case JBD2_DESCRIPTOR_BLOCK:
-		return scan_descriptor(r, index, data);
+	case JBD2_DESCRIPTOR_BLOCK: return scan_descriptor(r, index, data);
 	case JBD2_REVOKE_BLOCK:
 		if (!tail_fits(r->j, data))
 			r->suspect = true;
 		return note_control(r, index, JBD2_REVOKE_BLOCK);
-	case JBD2_COMMIT_BLOCK:
-		return scan_commit(r, data);
-	default:
-		r->ended = true;
-		return 0;
+	case JBD2_COMMIT_BLOCK: return scan_commit(r, data);
+	default: r->ended = true; return 0;
 	}
 }
 
@@ -345,7 +342,7 @@ static int scan(struct recovery *r)
 	return err;
 }
 
-/* ---- revoke and replay ------------------------------------------------------------------------------- */
+/* ---- revoke and replay ----------------------------------------------------------------------- */
 
 /* Reads a control block again into r->block.  What scan saw there must still be there. */
 static int reread(struct recovery *r, const struct control *control)
@@ -396,15 +393,17 @@ static int read_revokes(struct recovery *r, const struct control *control)
 	memcpy(&header, r->block, sizeof(header));
 	end = be32_get(header.r_count);
 	if (end > limit)
-		return corrupt("journal block %u: %zu bytes of revoked blocks", control->index, end);
+		return corrupt("journal block %u: %zu bytes of revoked blocks", control->index,
+			       end);
 	for (size_t at = sizeof(header); at + bytes <= end; at += bytes) {
 		be32 half[2];
+		uint64_t blk;
 
 		memcpy(half, r->block + at, bytes);
-		err = note_revoke(r,
-				  r->j->wide ? (uint64_t)be32_get(half[0]) << 32 | be32_get(half[1]) :
-					       be32_get(half[0]),
-				  control->age);
+		blk = be32_get(half[0]);
+		if (r->j->wide)
+			blk = blk << 32 | be32_get(half[1]);
+		err = note_revoke(r, blk, control->age);
 		if (err < 0)
 			return err;
 		r->revokes_read++;
@@ -460,12 +459,15 @@ static int replay_copy(struct recovery *r, const struct tag *tag, uint32_t age, 
 	const uint8_t *data;
 	int err;
 
-	/* First, as the block may since have become data of any kind, or lie behind a shrunken end. */
+	/*
+	 * First, as the block may since have become data of any kind, or lie behind a shrunken end.
+	 */
 	if (is_revoked(r, tag->blk, age))
 		return 0;
 	if (tag->blk >= r->target_blocks)
-		return corrupt("journal: transaction %u writes to block %llu of %llu", tid_of(r, age),
-			       (unsigned long long)tag->blk, (unsigned long long)r->target_blocks);
+		return corrupt("journal: transaction %u writes to block %llu of %llu",
+			       tid_of(r, age), (unsigned long long)tag->blk,
+			       (unsigned long long)r->target_blocks);
 	err = journal_block(j, index, &data);
 	if (err < 0)
 		return err;
@@ -487,8 +489,8 @@ static int replay_copy(struct recovery *r, const struct tag *tag, uint32_t age, 
 }
 
 /*
- * Writes what a descriptor describes.  JBD2_FLAG_DELETED has no meaning in recovery: such a tag has its copy
- * in the log as others have.
+ * Writes what a descriptor describes.  JBD2_FLAG_DELETED has no meaning in recovery: such a tag has
+ * its copy in the log as others have.
  */
 static int replay_descriptor(struct recovery *r, const struct control *control)
 {

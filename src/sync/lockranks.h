@@ -19,7 +19,7 @@ LOCK_RANK(70, page, bit, "one page; several: ascending index")
 LOCK_RANK(80, xattr, rwlock, "in-inode attributes and the inline state")
 LOCK_RANK(90, map, rwlock, "logical to physical blocks of one inode")
 LOCK_RANK(99, buf, bit, "one metadata buffer while it is read and verified")
-LOCK_RANK(100, group, mutex, "group descriptors: which were checked")
+LOCK_RANK(100, io, pseudo, "waiting for a device")
 LOCK_RANK(110, icache, mutex, "one shard of the inode table in memory")
 LOCK_RANK(111, lru, mutex,
 	  "one shard of the reclaim clock; before the indexes, which eviction changes")

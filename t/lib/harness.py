@@ -23,6 +23,7 @@ import re
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ import time
 import traceback
 
 REPORT_LINES_MAX = 20
+GRACE_SECONDS = 20  # from being asked to end to being killed
 SCRATCH_MEMORY_MIN = 4 << 30  # bytes free
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -122,16 +124,24 @@ def wait_unused(image):
 
 @contextlib.contextmanager
 def mounted(image, directory, options="", fstype="ext4"):
-    """The kernel's mount of `image` through a loop device; unmounted and detached afterwards."""
+    """The kernel's mount of a block device, or of an image through a loop device; unmounted, and
+    detached, afterwards."""
     os.makedirs(directory, exist_ok=True)
+    loop = None if stat.S_ISBLK(os.stat(image).st_mode) else "loop"
+    argv = ["mount", "-t", fstype, "-o", ",".join(filter(None, [loop, options])) or "defaults"]
     entry = at_end(_umount_quietly, directory)
-    run("mount", "-t", fstype, "-o", ",".join(filter(None, ["loop", options])), image, directory)
+    try:
+        run(*argv, image, directory)
+    except Failed:
+        done(entry)
+        raise
     try:
         yield directory
     finally:
         run("umount", directory)
         done(entry)
-        wait_unused(image)
+        if loop:
+            wait_unused(image)
 
 
 @contextlib.contextmanager
@@ -273,6 +283,7 @@ class _Running:
     def __init__(self, options, job):
         self.job = job
         self.reports = 0
+        self.asked = False  # to end
         self.started = time.monotonic()
         self.fd, pipe = os.pipe()
         sys.stdout.flush()
@@ -312,9 +323,25 @@ class _Pool:
         for child in self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
         for child in self.running:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(child.pid, 0)
+                while os.waitpid(child.pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+                    time.sleep(0.05)
+
+    def _overdue(self, child):
+        """Ends a job that takes too long; gives up one that the kernel does not let end."""
+        late = time.monotonic() - child.started - self.options.timeout
+        if late > 0 and not child.asked:
+            child.asked = True
+            self._line(f"not ok {child.job.name}/time: over {self.options.timeout} s")
+            os.kill(child.pid, signal.SIGTERM)
+        if late > GRACE_SECONDS:
+            os.kill(child.pid, signal.SIGKILL)
+        if late > 2 * GRACE_SECONDS:
+            self._line(f"not ok {child.job.name}/end: it does not end, even when killed")
+            self.running.remove(child)
+            os.close(child.fd)
 
     def run(self):
         buffers = {}
@@ -333,11 +360,8 @@ class _Pool:
                 if not data:
                     buffers.pop(child.fd, None)
                     self._finish(child)
-            for child in self.running:
-                if time.monotonic() - child.started > self.options.timeout:
-                    self._line(f"not ok {child.job.name}/time: over {self.options.timeout} s")
-                    child.started = float("inf")
-                    os.kill(child.pid, signal.SIGTERM)
+            for child in list(self.running):
+                self._overdue(child)
 
 
 def parse_options(description, extra=None):

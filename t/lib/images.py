@@ -55,10 +55,11 @@ class Recipe:
 # ---- offline changes ---------------------------------------------------------------------------
 
 
-def debugfs(image, commands, write=False):
+def debugfs(image, commands, write=False, bitmaps=True):
     """Runs debugfs commands; returns what they print.  debugfs itself never fails, so that any
-    message on stderr but the banner is an error."""
-    argv = ["debugfs"] + (["-w"] if write else []) + ["-f", "-", image]
+    message on stderr but the banner is an error.  Without bitmaps it opens dirty images, too."""
+    flags = (["-w"] if write else []) + ([] if bitmaps else ["-c"])
+    argv = ["debugfs", *flags, "-f", "-", image]
     result = run(*argv, input="\n".join(commands).encode() + b"\n")
     errors = [e for e in result.stderr.decode(errors="replace").splitlines()
               if not e.startswith("debugfs 1.")]
@@ -238,7 +239,7 @@ def big_block_source():
 
 
 def big_block_recipes():
-    """Images with blocks larger than a page; made by mke2fs -d, judged by debugfs."""
+    """Images with blocks larger than a page, and what only mke2fs makes; judged by debugfs."""
     def big(name, block, rest="", size=128):
         return Recipe(name, f"-t ext4 -b {block} {rest}", size=size)
 
@@ -248,6 +249,7 @@ def big_block_recipes():
         big("block-32k-ext2", 32768, "-O none,ext_attr,filetype,dir_index -I 256", size=256),
         big("block-64k", 65536, size=448),
         big("block-64k-inline", 65536, "-O inline_data -I 1024", size=448),
+        big("mke2fs-inline-4k", 4096, "-O inline_data"),
         big("block-64k-csum-off", 65536, "-O ^metadata_csum,uninit_bg,^64bit", size=448),
     ]
 

@@ -4,7 +4,15 @@
 Does what applications do, in one thread, with many small fsyncs: creates, writes, overwrites,
 renames, links, unlinks, truncates, attributes, directories; and keeps files open that have no name
 any more, so that there are orphans.  It keeps account of what exists, and so expects no error, but
-those of a file system that was shut down under it.  It never maps a file.
+those of a file system that was shut down under it.
+
+What the kernel does not survive, or not always (seen with 6.18), it leaves alone:
+    L1  No file is mapped.
+    L2  With inline_data no file that has blocks is cut down: ordered data of an inode that became
+        inline again makes the commit thread start a handle, and wait for itself when the log is
+        full.
+    L3  With fast_commit only simple operations (GENTLE) on files of few extents in one directory:
+        the replay of others fails or stops the kernel.  So no fast_commit with inline_data.
 """
 
 import errno
@@ -18,6 +26,7 @@ from . import tree
 from .harness import Failed, at_end, done
 
 FILES_MAX = 300
+FILES_GENTLE = 25  # their names fit into one block
 HELD_MAX = 12
 LENGTHS = (0, 1, 40, 60, 61, 130, 150, 160, 1000, 4096, 5000, 20000, 60000)
 
@@ -32,12 +41,13 @@ class Load:
         self.directories = [self.root]
         self.held = []  # open descriptors without a name
         self.count = 0
+        self.gentle = caps.has("fast_commit")  # L3
 
     # ---- names ---------------------------------------------------------------------------------
 
     def new_path(self):
         self.count += 1
-        filler = b"n" * self.random.choice((1, 1, 8, 40, 150))
+        filler = b"n" * (1 if self.gentle else self.random.choice((1, 1, 8, 40, 150)))
         return self.random.choice(self.directories) + b"/%05d" % self.count + filler
 
     def some_file(self):
@@ -67,13 +77,13 @@ class Load:
     def overwrite(self):
         fd = self.opened(self.some_file())
         size = os.fstat(fd).st_size
-        os.pwrite(fd, self.data(), self.random.randrange(size + 5000))
+        os.pwrite(fd, self.data(), self.random.randrange(size + (1 if self.gentle else 5000)))
         self.maybe_sync(fd)
         os.close(fd)
 
     def append(self):
         fd = self.opened(self.some_file())
-        if os.fstat(fd).st_size < 300000:
+        if os.fstat(fd).st_size < (20000 if self.gentle else 300000):
             os.lseek(fd, 0, os.SEEK_END)
             os.write(fd, self.data())
         self.maybe_sync(fd)
@@ -82,7 +92,10 @@ class Load:
     def truncate(self):
         fd = self.opened(self.some_file())
         size = os.fstat(fd).st_size
-        os.ftruncate(fd, self.random.choice((0, 30, size // 2, size + 100, size + 50000)))
+        sizes = [size + 100, size + 50000]
+        if not self.caps.has("inline_data") or size <= 60:  # L2
+            sizes += [0, 30, size // 2]
+        os.ftruncate(fd, self.random.choice(sizes))
         self.maybe_sync(fd)
         os.close(fd)
 
@@ -94,7 +107,8 @@ class Load:
         for i in range(60):
             os.pwrite(fd, b"large" * 100, 2 * i * self.caps.block_size)
         os.fsync(fd)
-        os.ftruncate(fd, self.random.choice((0, 100, 50000)))
+        os.ftruncate(fd, 50000 if self.caps.has("inline_data") else  # L2
+                     self.random.choice((0, 100, 50000)))
         self.maybe_sync(fd)
         os.close(fd)
 
@@ -118,7 +132,7 @@ class Load:
         fd = self.opened(path)
         self.files.remove(path)
         os.unlink(path)
-        os.pwrite(fd, self.data(), 10000)
+        os.pwrite(fd, self.data(), 0 if self.gentle else 10000)
         self.held.append(fd)
         if len(self.held) > HELD_MAX:
             os.close(self.held.pop(self.random.randrange(len(self.held))))
@@ -177,10 +191,13 @@ class Load:
                   (unlink_open, 5), (rename, 7), (link, 4), (symlink, 3), (mkdir, 3), (rmdir, 2),
                   (sync_directory, 2), (xattr, 8), (attributes, 4), (fallocate, 5), (large, 2))
 
+    GENTLE = ((create, 20), (overwrite, 15), (append, 20), (unlink, 10), (unlink_open, 5),
+              (rename, 8), (link, 5), (attributes, 5))
+
     def step(self):
-        if len(self.files) > FILES_MAX:
+        if len(self.files) > (FILES_GENTLE if self.gentle else FILES_MAX):
             self.unlink()
-        operations, weights = zip(*self.OPERATIONS)
+        operations, weights = zip(*(self.GENTLE if self.gentle else self.OPERATIONS))
         self.random.choices(operations, weights)[0](self)
 
 

@@ -367,7 +367,7 @@ static void locks_init(void)
 	rwlock_init(&inode1, RANK_inode, 1);
 	rwlock_init(&inode2, RANK_inode, 2);
 	rwlock_init(&map1, RANK_map, 1);
-	mutex_init(&group, RANK_group);
+	mutex_init(&group, RANK_io);
 	mutex_init(&leaf, RANK_leaf);
 	cond_init(&cond);
 }
