@@ -239,6 +239,7 @@ static int serve(struct fuse_session *session, unsigned threads)
 		return -ENOMEM;
 	fuse_loop_cfg_set_max_threads(config, threads);
 	fuse_loop_cfg_set_idle_threads(config, threads);
+	fuse_loop_cfg_set_clone_fd(config, 1);
 	err = fuse_session_loop_mt(session, config);
 	fuse_loop_cfg_destroy(config);
 	return err;

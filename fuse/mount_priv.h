@@ -42,7 +42,6 @@ struct mount_options {
 	bool suid_dev; /* suid,dev as the kernel's own mounts have it */
 	bool no_default_opts;
 	bool errors_panic;
-	bool clone_fd;
 	enum mount_acl acl;
 	bool has_uid;
 	bool has_gid;

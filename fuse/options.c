@@ -38,7 +38,6 @@ enum option_id {
 	OPT_GID,
 	OPT_UMASK,
 	OPT_DEBUG,
-	OPT_CLONE_FD,
 	OPT_MAX_THREADS,
 	OPT_MAX_READ,
 	OPT_MAX_READAHEAD,
@@ -85,7 +84,7 @@ static const struct option_rule rules[] = {
 	{ "allow_root", OPT_ALLOW_OTHER, VALUE_NONE },
 	{ "default_permissions", OPT_DEFAULT_PERMISSIONS, VALUE_NONE },
 	{ "debug", OPT_DEBUG, VALUE_NONE },
-	{ "clone_fd", OPT_CLONE_FD, VALUE_NONE },
+	{ "clone_fd", OPT_IGNORED, VALUE_NONE },
 	{ "max_threads", OPT_MAX_THREADS, VALUE_NEEDED },
 	{ "max_idle_threads", OPT_IGNORED, VALUE_NEEDED },
 	{ "auto_unmount", OPT_SESSION, VALUE_NONE },
@@ -390,9 +389,6 @@ static int apply_option(struct mount_options *options, const struct option_rule 
 		return 0;
 	case OPT_DEBUG:
 		options->debug = true;
-		return 0;
-	case OPT_CLONE_FD:
-		options->clone_fd = true;
 		return 0;
 	case OPT_OFFSET:
 	case OPT_CACHE_SIZE:

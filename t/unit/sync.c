@@ -242,7 +242,7 @@ static void user_memory(void **state UNUSED)
 #ifdef UEXT4_LOCKRANK
 
 static struct rwlock inode1, inode2, map1;
-static struct mutex leaf, group;
+static struct mutex leaf, io;
 static struct cond cond;
 static _Atomic uint32_t page7, page8;
 
@@ -267,10 +267,10 @@ static void in_order(void)
 static void tried_against_order(void)
 {
 	mutex_lock(&leaf);
-	if (!mutex_trylock(&group) || !bit_trylock(&page7, LOCK_BIT, RANK_page, 7))
+	if (!mutex_trylock(&io) || !bit_trylock(&page7, LOCK_BIT, RANK_page, 7))
 		return;
 	bit_unlock(&page7, LOCK_BIT, RANK_page);
-	mutex_unlock(&group);
+	mutex_unlock(&io);
 	mutex_unlock(&leaf);
 	lockrank_assert_none();
 }
@@ -284,13 +284,13 @@ static void wrong_order(void)
 static void wrong_order_behind_tried(void)
 {
 	mutex_lock(&leaf);
-	if (mutex_trylock(&group))
+	if (mutex_trylock(&io))
 		rwlock_write(&map1);
 }
 
 static void wrong_order_of_bits(void)
 {
-	mutex_lock(&group);
+	mutex_lock(&io);
 	bit_lock(&page7, LOCK_BIT, RANK_page, 7);
 }
 
@@ -314,25 +314,25 @@ static void read_twice(void)
 
 static void release_of_nothing(void)
 {
-	lockrank_acquire(RANK_leaf, 0, &group);
+	lockrank_acquire(RANK_leaf, 0, &io);
 	mutex_unlock(&leaf);
 }
 
 static void wait_holding_later(void)
 {
-	mutex_lock(&group);
+	mutex_lock(&io);
 	mutex_lock(&leaf);
-	cond_wait(&cond, &group);
+	cond_wait(&cond, &io);
 }
 
 static void wait_without_mutex(void)
 {
-	cond_wait(&cond, &group);
+	cond_wait(&cond, &io);
 }
 
 static void may_wait_holding_later(void)
 {
-	mutex_lock(&group);
+	mutex_lock(&io);
 	lockrank_may_acquire(RANK_page);
 }
 
@@ -353,7 +353,7 @@ static void something_is_held(void)
 static void assert_of_other_mutex(void)
 {
 	mutex_lock(&leaf);
-	mutex_assert_held(&group);
+	mutex_assert_held(&io);
 }
 
 static void too_many(void)
@@ -367,7 +367,7 @@ static void locks_init(void)
 	rwlock_init(&inode1, RANK_inode, 1);
 	rwlock_init(&inode2, RANK_inode, 2);
 	rwlock_init(&map1, RANK_map, 1);
-	mutex_init(&group, RANK_io);
+	mutex_init(&io, RANK_io);
 	mutex_init(&leaf, RANK_leaf);
 	cond_init(&cond);
 }
@@ -412,17 +412,17 @@ static const struct {
 	{ tried_against_order, NULL },
 	{ wrong_order, "inode (rank 20, key 1) is taken after map (rank 90)" },
 	{ wrong_order_behind_tried, "map (rank 90, key 1) is taken after leaf (rank 119)" },
-	{ wrong_order_of_bits, "page (rank 70, key 7) is taken after group (rank 100)" },
+	{ wrong_order_of_bits, "page (rank 70, key 7) is taken after io (rank 100)" },
 	{ same_rank_smaller_key, "inode with key 1 is taken after key 2" },
 	{ same_rank_same_key, "page with key 7 is taken after key 7" },
 	{ read_twice, "is taken a second time" },
 	{ release_of_nothing, "is released, but not held" },
 	{ wait_holding_later, "is given up for a wait while leaf is held" },
 	{ wait_without_mutex, "must be held here" },
-	{ may_wait_holding_later, "page (rank 70) may be waited for here, after group" },
+	{ may_wait_holding_later, "page (rank 70) may be waited for here, after io" },
 	{ may_wait_holding_same, "inode (rank 20) may be waited for here, after inode" },
 	{ something_is_held, "nothing may be held here" },
-	{ assert_of_other_mutex, "group (at " },
+	{ assert_of_other_mutex, "io (at " },
 	{ too_many, "locks held at once" },
 };
 
