@@ -6,8 +6,8 @@
  *
  * Shows FILES files of BYTES zeros each, in directories d0, d1, ... of FILES_PER_DIR files named
  * f0, f1, ...  Nothing is stored: node ids are computed from names and back.  The connection is set
- * up as the one of `uext4 mount` is, and answers come out of one buffer of zeros, so what is measured
- * is the kernel and libfuse alone.
+ * up as the one of `uext4 mount` is, and answers come out of one buffer of zeros, so what is
+ * measured is the kernel and libfuse alone.
  *
  * Node ids: 1 is the root, 2 + d directory d, 2 + dirs + f file f (files are counted through).
  */
@@ -282,30 +282,17 @@ int main(int argc, char **argv)
 	/* '-' first: the directory may stand anywhere. */
 	while ((letter = getopt(argc, argv, "-n:s:w:t:fo:")) != -1) {
 		switch (letter) {
-		case 1:
-			dir = optarg;
-			break;
-		case 'n':
-			tree.files = strtoull(optarg, NULL, 10);
-			break;
-		case 's':
-			tree.file_bytes = strtoull(optarg, NULL, 10);
-			break;
-		case 'w':
-			tree.files_per_dir = strtoull(optarg, NULL, 10);
-			break;
-		case 't':
-			threads = (unsigned)strtoul(optarg, NULL, 10);
-			break;
-		case 'f':
-			foreground = true;
-			break;
+		case 1: dir = optarg; break;
+		case 'n': tree.files = strtoull(optarg, NULL, 10); break;
+		case 's': tree.file_bytes = strtoull(optarg, NULL, 10); break;
+		case 'w': tree.files_per_dir = strtoull(optarg, NULL, 10); break;
+		case 't': threads = (unsigned)strtoul(optarg, NULL, 10); break;
+		case 'f': foreground = true; break;
 		case 'o':
 			if (fuse_opt_add_arg(&args, "-o") || fuse_opt_add_arg(&args, optarg))
 				return 1;
 			break;
-		default:
-			return usage();
+		default: return usage();
 		}
 	}
 	if (!dir || !tree.files || !tree.files_per_dir || !threads)

@@ -25,7 +25,7 @@ static void json_attribute(const struct target *target, const char *name,
 
 static void list_attributes(const struct options *opts, const struct target *target)
 {
-	struct buffer names = BUFFER_INIT, value = BUFFER_INIT;
+	struct buffer names = { 0 }, value = { 0 };
 
 	if (image_xattr_names(target->image, target->ino, target->path, &names) < 0)
 		names.len = 0;
@@ -44,10 +44,9 @@ static void list_attributes(const struct options *opts, const struct target *tar
 	buffer_finish(&value);
 }
 
-static void get_attribute(const struct options *opts, const struct target *target,
-			  const char *name)
+static void get_attribute(const struct options *opts, const struct target *target, const char *name)
 {
-	struct buffer value = BUFFER_INIT;
+	struct buffer value = { 0 };
 
 	if (image_xattr_value(target->image, target->ino, target->path, name, &value) == 0) {
 		if (opts->json)

@@ -70,7 +70,7 @@ char *must_format(const char *fmt, ...)
 void buffer_finish(struct buffer *buf)
 {
 	free(buf->data);
-	*buf = (struct buffer)BUFFER_INIT;
+	*buf = (struct buffer){ 0 };
 }
 
 char *buffer_room(struct buffer *buf, size_t more)
@@ -161,7 +161,7 @@ static void inomap_grow(struct inomap *map)
 void inomap_finish(struct inomap *map)
 {
 	free(map->slots);
-	*map = (struct inomap)INOMAP_INIT;
+	*map = (struct inomap){ 0 };
 }
 
 struct inomap_slot *inomap_find(const struct inomap *map, uint32_t ino)
@@ -199,6 +199,6 @@ void inomap_remove(struct inomap *map, struct inomap_slot *slot)
 			hole = i;
 		}
 	}
-	map->slots[hole] = (struct inomap_slot){0};
+	map->slots[hole] = (struct inomap_slot){ 0 };
 	map->count--;
 }

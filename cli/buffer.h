@@ -25,8 +25,6 @@ struct buffer {
 	size_t size; /* allocated */
 };
 
-#define BUFFER_INIT {0}
-
 void buffer_finish(struct buffer *buf);
 
 /* Room for @more bytes behind buf->len; they become part of it with buf->len += n. */
@@ -42,17 +40,18 @@ const char *buffer_text(struct buffer *buf);
 
 /* ---- inode numbers -------------------------------------------------------------------------- */
 
-/* Open addressing; inode number 0 does not exist on disk and marks a free slot. */
+/* Inode number 0 does not exist on disk and marks a free slot. */
+struct inomap_slot {
+	uint32_t ino;
+	void *value;
+};
+
+/* Open addressing. */
 struct inomap {
-	struct inomap_slot {
-		uint32_t ino;
-		void *value;
-	} *slots;
+	struct inomap_slot *slots;
 	size_t count;
 	size_t size; /* 0 or a power of two */
 };
-
-#define INOMAP_INIT {0}
 
 void inomap_finish(struct inomap *map);
 

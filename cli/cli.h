@@ -14,10 +14,10 @@
 #include "progress.h"
 
 struct options {
-	uint64_t offset;	/* --offset, bytes */
-	uint64_t superblock;	/* --superblock, block number; 0: the primary one */
-	uint64_t cache_bytes;	/* --cache-size; 0: the library's default */
-	unsigned partition;	/* --partition, from 1; 0: none */
+	uint64_t offset;      /* --offset, bytes */
+	uint64_t superblock;  /* --superblock, block number; 0: the primary one */
+	uint64_t cache_bytes; /* --cache-size; 0: the library's default */
+	unsigned partition;   /* --partition, from 1; 0: none */
 	enum progress_mode progress;
 	bool norecovery;
 	bool no_lock;

@@ -2,9 +2,10 @@
 /*
  * `cat` and `cp`: contents, and whole trees, out of an image.
  *
- * X1  Below DST every object is made by one step relative to the descriptor of its directory, under a
- *     single name that has neither '/' nor is "." or "..", and no step follows a symlink: whatever the
- *     image and the target hold, or somebody puts there meanwhile, nothing lands outside.
+ * X1  Below DST every object is made by one step relative to the descriptor of its directory, under
+ *     a single name that has neither '/' nor is "." or "..", and no step follows a symlink:
+ *     whatever the image and the target hold, or somebody puts there meanwhile, nothing lands
+ *     outside.
  * X2  What stands in the way below DST is unlinked, never written through: it may have other names.
  * X3  A file whose contents could not be copied as a whole is removed again.
  * X4  The image is never the target.
@@ -115,8 +116,8 @@ static bool name_is_plain(const char *name)
 /* ---- cp: attributes ------------------------------------------------------------------------- */
 
 /*
- * "/proc/self/fd/N": names the object itself whatever happens to its path, and works for descriptors
- * of O_PATH too, where the calls on descriptors do not.
+ * "/proc/self/fd/N": names the object itself whatever happens to its path, and works for
+ * descriptors of O_PATH too, where the calls on descriptors do not.
  */
 static void fd_path(int fd, char path[32])
 {
@@ -141,8 +142,8 @@ static int keep_owner(struct copy *copy, int fd, const struct uext4_stat *st)
 }
 
 /*
- * Objects below a directory with a default ACL are born with one.  It has to go before the mode is set,
- * which otherwise would change the ACL's mask.
+ * Objects below a directory with a default ACL are born with one.  It has to go before the mode is
+ * set, which otherwise would change the ACL's mask.
  */
 static void drop_inherited_acls(const char *path)
 {
@@ -202,8 +203,8 @@ static void keep_times(struct copy *copy, const char *path, const struct uext4_s
 }
 
 /*
- * Gives the finished object @fd (which may be O_PATH) its attributes.  The order matters: changing the
- * owner clears set-id bits and capabilities, and everything changes the times.
+ * Gives the finished object @fd (which may be O_PATH) its attributes.  The order matters: changing
+ * the owner clears set-id bits and capabilities, and everything changes the times.
  */
 static void set_attributes(struct copy *copy, const struct item *item, int fd)
 {
@@ -256,8 +257,7 @@ static int clear_way(struct copy *copy, int dir, const char *name)
 	return 0;
 }
 
-static int copy_contents(struct copy *copy, const struct item *item, int fd,
-			 enum data_holes holes)
+static int copy_contents(struct copy *copy, const struct item *item, int fd, enum data_holes holes)
 {
 	struct uext4_file *file;
 	int err = uext4_file_open(copy->image->fs, item->ino, &file);
@@ -273,8 +273,8 @@ static int copy_contents(struct copy *copy, const struct item *item, int fd,
 
 static int make_file(struct copy *copy, const struct item *item)
 {
-	int fd = openat(item->dir, item->name,
-			O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int fd = openat(item->dir, item->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+			0600);
 	int err;
 
 	if (fd < 0) {
@@ -321,8 +321,8 @@ static int make_node(struct copy *copy, const struct item *item)
 }
 
 /*
- * Opens the directory of @path (relative to @base, names joined by single slashes) one step after the
- * other, no symlink followed (X1).  *ret_name is the last component.
+ * Opens the directory of @path (relative to @base, names joined by single slashes) one step after
+ * the other, no symlink followed (X1).  *ret_name is the last component.
  */
 static int open_parent(int base, char *path, const char **ret_name)
 {
@@ -341,8 +341,8 @@ static int open_parent(int base, char *path, const char **ret_name)
 }
 
 /*
- * Links the object to the copy made before under another name.  False if there is none, or it can no
- * longer be found: then the object is copied once more.
+ * Links the object to the copy made before under another name.  False if there is none, or it can
+ * no longer be found: then the object is copied once more.
  */
 static bool make_link(struct copy *copy, const struct item *item)
 {
@@ -390,8 +390,7 @@ static void push_level(struct copy *copy, int fd, bool made, const struct item *
 {
 	if (copy->levels_count == copy->levels_size) {
 		copy->levels_size = copy->levels_size ? copy->levels_size * 2 : 16;
-		copy->levels =
-			must_resize(copy->levels, copy->levels_size, sizeof(*copy->levels));
+		copy->levels = must_resize(copy->levels, copy->levels_size, sizeof(*copy->levels));
 	}
 	copy->levels[copy->levels_count++] =
 		(struct level){ .fd = fd, .made = made, .st = *item->st, .ino = item->ino };
@@ -418,8 +417,9 @@ static bool enter_directory(struct copy *copy, const struct item *item)
 }
 
 /*
- * A directory is complete.  Only now does it get its attributes: before, it may have had no permission
- * to be filled, filling it changed its times, and its default ACL would have been passed on.
+ * A directory is complete.  Only now does it get its attributes: before, it may have had no
+ * permission to be filled, filling it changed its times, and its default ACL would have been passed
+ * on.
  */
 static void leave_directory(struct copy *copy, struct place place)
 {
@@ -433,7 +433,7 @@ static void leave_directory(struct copy *copy, struct place place)
 
 /* ---- cp: a tree ----------------------------------------------------------------------------- */
 
-/* Where the copy of a target goes: under a name in a directory, or into a directory that is there. */
+/* Where the copy of a target goes: under a name in a directory, or into an existing directory. */
 struct destination {
 	int dir;	  /* becomes copy->base */
 	const char *name; /* NULL: the target is a directory and its contents go into dir itself */
@@ -445,7 +445,7 @@ static void copy_entry(struct copy *copy, struct walk *walk, const struct target
 {
 	/* Path below the start, "" for the start, otherwise with a slash in front. */
 	const char *below = entry->path + (target->path[1] ? strlen(target->path) : 0);
-	struct buffer below_base = BUFFER_INIT;
+	struct buffer below_base = { 0 };
 	struct item item = {
 		.place = { target->image->name, entry->path },
 		.ino = entry->ino,
@@ -482,8 +482,7 @@ out:
 	buffer_finish(&below_base);
 }
 
-static void copy_tree(struct copy *copy, const struct target *target,
-		      const struct destination *to)
+static void copy_tree(struct copy *copy, const struct target *target, const struct destination *to)
 {
 	struct walk *walk = walk_open(target->image, target->ino, target->path, 0);
 	const struct walk_entry *entry;
@@ -585,7 +584,7 @@ static void copy_into(struct copy *copy, const struct target *target)
 static void copy_operand(struct copy *copy, const struct options *opts, const char *arg)
 {
 	enum target_follow follow = copy->recursive ? TARGET_NOFOLLOW : TARGET_FOLLOW;
-	struct stat dst_st = {0};
+	struct stat dst_st = { 0 };
 	struct uext4_stat st;
 	struct target target;
 	bool exists;

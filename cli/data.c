@@ -44,8 +44,7 @@ int data_next(struct place place, struct uext4_file *file, uint64_t offset, uint
 	return 1;
 }
 
-int data_read(struct place place, struct uext4_file *file, void *buf, size_t len,
-	      uint64_t offset)
+int data_read(struct place place, struct uext4_file *file, void *buf, size_t len, uint64_t offset)
 {
 	size_t got;
 	int err = uext4_pread(file, buf, len, offset, &got);

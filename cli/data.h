@@ -27,8 +27,8 @@ int data_next(struct place place, struct uext4_file *file, uint64_t offset, uint
 	      struct data_range *ret) UEXT4_MUST_CHECK;
 
 /* Reads all of @len bytes; a file that ends too early is a failure too.  Reported at @place. */
-int data_read(struct place place, struct uext4_file *file, void *buf, size_t len,
-	      uint64_t offset) UEXT4_MUST_CHECK;
+int data_read(struct place place, struct uext4_file *file, void *buf, size_t len, uint64_t offset)
+	UEXT4_MUST_CHECK;
 
 /* Writes all of @buf, or returns a negative errno. */
 int write_all(int fd, const void *buf, size_t len) UEXT4_MUST_CHECK;

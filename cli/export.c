@@ -3,11 +3,12 @@
  * `export`: a directory tree as a tar archive.
  *
  * Decides what the archive consists of; tar.c makes and writes it.  Names start with "./", as
- * `tar -C DIR -c .` has them.  The first name of an inode carries its contents, later ones are hard links
- * to it.
+ * `tar -C DIR -c .` has them.  The first name of an inode carries its contents, later ones are hard
+ * links to it.
  *
  * E1  A header goes out only when what follows it is known to the byte.
- * E2  A link to a name is written only behind that name, which holds because pieces keep their order.
+ * E2  A link to a name is written only behind that name, which holds because pieces keep their
+ *     order.
  */
 #include "cli.h"
 
@@ -26,7 +27,7 @@
 #include "tar.h"
 #include "walk.h"
 
-struct export {
+struct exporter {
 	struct image *image;
 	struct tar *tar;
 	size_t prefix_len;   /* of paths; the archive has "." in its place */
@@ -56,13 +57,13 @@ static size_t map_line(char line[44], uint64_t start, uint64_t len)
 }
 
 /*
- * Measures the map instead of keeping it: there can be millions of ranges.  Where a hole ends the file,
- * the map ends with an empty range there, which tells its size.
+ * Measures the map instead of keeping it: there can be millions of ranges.  Where a hole ends the
+ * file, the map ends with an empty range there, which tells its size.
  */
 static int plan_sparse(struct place place, struct uext4_file *file, uint64_t size,
 		       struct sparse_plan *ret)
 {
-	struct sparse_plan plan = {0};
+	struct sparse_plan plan = { 0 };
 	struct data_range range;
 	uint64_t at = 0, text = 0;
 	char line[44];
@@ -88,12 +89,24 @@ static int plan_sparse(struct place place, struct uext4_file *file, uint64_t siz
 	return 0;
 }
 
-static void add_map(struct export *export, struct place place, struct uext4_file *file,
+/*
+ * Adds at most what is left of the bytes that the header has promised (E1).  That it would be more,
+ * or less, can only be when the map is not the same at a second look.
+ */
+static void add_promised(struct exporter *exporter, const struct buffer *text, uint64_t *left)
+{
+	size_t len = text->len < *left ? text->len : (size_t)*left;
+
+	*left -= len;
+	tar_add_bytes(exporter->tar, text->data, len);
+}
+
+static void add_map(struct exporter *exporter, struct place place, struct uext4_file *file,
 		    uint64_t size, const struct sparse_plan *plan)
 {
-	struct buffer text = BUFFER_INIT;
+	uint64_t at = 0, left = plan->map_bytes;
+	struct buffer text = { 0 };
 	struct data_range range;
-	uint64_t at = 0, added = 0;
 	char line[44];
 
 	buffer_add_decimal(&text, plan->ranges);
@@ -102,65 +115,53 @@ static void add_map(struct export *export, struct place place, struct uext4_file
 		buffer_add(&text, line, map_line(line, range.start, range.end - range.start));
 		at = range.end;
 		if (text.len >= 65536) {
-			added += text.len;
-			tar_add_bytes(export->tar, text.data, text.len);
+			add_promised(exporter, &text, &left);
 			text.len = 0;
 		}
 	}
 	if (at < size)
 		buffer_add(&text, line, map_line(line, size, 0));
-	/* Nothing if the second look at the map gave what the first did. */
-	added += text.len;
-	if (added <= plan->map_bytes) {
-		tar_add_bytes(export->tar, text.data, text.len);
-		tar_add_zeros(export->tar, plan->map_bytes - added);
-	}
+	add_promised(exporter, &text, &left);
+	tar_add_zeros(exporter->tar, left);
 	buffer_finish(&text);
 }
 
-static void add_range(struct export *export, struct tar_file *tar_file,
-		      const struct data_range *range)
+static void add_range(struct exporter *exporter, struct tar_file *tar_file, uint64_t start,
+		      uint64_t end)
 {
 	uint32_t part;
 
-	for (uint64_t at = range->start; at < range->end && tar_works(export->tar); at += part) {
-		part = range->end - at < DATA_CHUNK ? (uint32_t)(range->end - at) : DATA_CHUNK;
-		tar_add_data(export->tar, tar_file, at, part);
+	for (uint64_t at = start; at < end && tar_works(exporter->tar); at += part) {
+		part = end - at < DATA_CHUNK ? (uint32_t)(end - at) : DATA_CHUNK;
+		tar_add_data(exporter->tar, tar_file, at, part);
 		progress_poll();
 	}
 }
 
-static void add_stored_data(struct export *export, struct place place, struct uext4_file *file,
+static void add_stored_data(struct exporter *exporter, struct place place, struct uext4_file *file,
 			    struct tar_file *tar_file, uint64_t size,
 			    const struct sparse_plan *plan)
 {
-	struct data_range range = { 0, size };
-	uint64_t added = 0;
+	uint64_t left = plan->data_bytes, len;
+	struct data_range range;
 
-	if (!plan->has_holes) {
-		add_range(export, tar_file, &range);
-	} else {
-		for (uint64_t at = 0; data_next(place, file, at, size, &range) > 0;) {
-			add_range(export, tar_file, &range);
-			added += range.end - range.start;
-			at = range.end;
-		}
-		/* Only if the map could not be read a second time. */
-		if (added < plan->data_bytes)
-			tar_add_zeros(export->tar, plan->data_bytes - added);
+	for (uint64_t at = 0; data_next(place, file, at, size, &range) > 0; at = range.end) {
+		len = range.end - range.start < left ? range.end - range.start : left;
+		add_range(exporter, tar_file, range.start, range.start + len);
+		left -= len;
 	}
-	tar_add_zeros(export->tar, pax_padding(plan->has_holes ? plan->data_bytes : size));
+	tar_add_zeros(exporter->tar, left + pax_padding(plan->data_bytes));
 }
 
 /* False (reported) if there is no entry for it. */
-static bool add_long_file(struct export *export, struct tar_entry *entry)
+static bool add_long_file(struct exporter *exporter, struct tar_entry *entry)
 {
-	struct place place = { export->image->name, entry->path };
+	struct place place = { exporter->image->name, entry->path };
 	uint64_t size = entry->st.size;
 	struct sparse_plan plan;
 	struct tar_file *tar_file;
 	struct uext4_file *file;
-	int err = uext4_file_open(export->image->fs, entry->ino, &file);
+	int err = uext4_file_open(exporter->image->fs, entry->ino, &file);
 
 	if (err < 0) {
 		complain_fs(place, err);
@@ -171,10 +172,10 @@ static bool add_long_file(struct export *export, struct tar_entry *entry)
 	if (err == 0) {
 		entry->sparse = plan.has_holes;
 		entry->stored = plan.has_holes ? plan.map_bytes + plan.data_bytes : size;
-		tar_add_entry(export->tar, entry);
+		tar_add_entry(exporter->tar, entry);
 		if (plan.has_holes)
-			add_map(export, place, file, size, &plan);
-		add_stored_data(export, place, file, tar_file, size, &plan);
+			add_map(exporter, place, file, size, &plan);
+		add_stored_data(exporter, place, file, tar_file, size, &plan);
 	}
 	tar_file_put(tar_file);
 	return err == 0;
@@ -185,25 +186,19 @@ static bool add_long_file(struct export *export, struct tar_entry *entry)
 static enum pax_type pax_type_of(uint32_t mode)
 {
 	switch (mode & S_IFMT) {
-	case S_IFDIR:
-		return PAX_DIRECTORY;
-	case S_IFLNK:
-		return PAX_SYMLINK;
-	case S_IFCHR:
-		return PAX_CHAR;
-	case S_IFBLK:
-		return PAX_BLOCK_DEVICE;
-	case S_IFIFO:
-		return PAX_FIFO;
-	default:
-		return PAX_FILE;
+	case S_IFDIR: return PAX_DIRECTORY;
+	case S_IFLNK: return PAX_SYMLINK;
+	case S_IFCHR: return PAX_CHAR;
+	case S_IFBLK: return PAX_BLOCK_DEVICE;
+	case S_IFIFO: return PAX_FIFO;
+	default: return PAX_FILE;
 	}
 }
 
 /* True if an earlier name of the inode is in the archive: then the entry is a link to it. */
-static bool add_link(struct export *export, const struct tar_entry *entry)
+static bool add_link(struct exporter *exporter, const struct tar_entry *entry)
 {
-	struct inomap_slot *slot = inomap_find(&export->links, entry->ino);
+	struct inomap_slot *slot = inomap_find(&exporter->links, entry->ino);
 	struct tar_entry hard = *entry;
 	struct link *link;
 
@@ -212,34 +207,34 @@ static bool add_link(struct export *export, const struct tar_entry *entry)
 	link = slot->value;
 	hard.type = PAX_HARDLINK;
 	hard.link = link->name;
-	tar_add_entry(export->tar, &hard);
+	tar_add_entry(exporter->tar, &hard);
 	if (--link->left == 0) {
-		inomap_remove(&export->links, slot);
+		inomap_remove(&exporter->links, slot);
 		free(link);
 	}
 	return true;
 }
 
-static void remember_link(struct export *export, const struct tar_entry *entry)
+static void remember_link(struct exporter *exporter, const struct tar_entry *entry)
 {
 	size_t len = strlen(entry->name) + 1;
 	struct link *link = must_alloc(sizeof(*link) + len);
 
 	link->left = entry->st.nlink - 1;
 	memcpy(link->name, entry->name, len);
-	inomap_add(&export->links, entry->ino, link);
+	inomap_add(&exporter->links, entry->ino, link);
 }
 
 /*
- * One piece will do for a file that is short and, by its blocks, has no holes.  For others the map is
- * asked; it alone decides.
+ * One piece will do for a file that is short and, by its blocks, has no holes.  For others the map
+ * is asked; it alone decides.
  */
 static bool is_one_piece(const struct uext4_stat *st)
 {
 	return st->size <= DATA_CHUNK && (st->is_inline || st->blocks * 512 >= st->size);
 }
 
-static void export_entry(struct export *export, const struct walk_entry *walk_entry)
+static void export_entry(struct exporter *exporter, const struct walk_entry *walk_entry)
 {
 	const struct uext4_stat *st = &walk_entry->st;
 	bool has_names = st->nlink > 1 && !S_ISDIR(st->mode);
@@ -251,39 +246,39 @@ static void export_entry(struct export *export, const struct walk_entry *walk_en
 	};
 
 	if (S_ISSOCK(st->mode)) {
-		char *where = must_format("%s:%s", export->image->name, walk_entry->path);
+		char *where = must_format("%s:%s", exporter->image->name, walk_entry->path);
 
 		remark(where, "a socket: left out, an archive cannot hold it");
 		free(where);
 		return;
 	}
-	export->name.len = 0;
+	exporter->name.len = 0;
 	if (walk_entry->depth > 0 || S_ISDIR(st->mode))
-		buffer_add_text(&export->name, ".");
+		buffer_add_text(&exporter->name, ".");
 	if (walk_entry->depth > 0)
-		buffer_add_text(&export->name, walk_entry->path + export->prefix_len);
+		buffer_add_text(&exporter->name, walk_entry->path + exporter->prefix_len);
 	else if (!S_ISDIR(st->mode))
-		buffer_add_text(&export->name, strrchr(walk_entry->path, '/') + 1);
+		buffer_add_text(&exporter->name, strrchr(walk_entry->path, '/') + 1);
 	if (S_ISDIR(st->mode))
-		buffer_add_text(&export->name, "/");
-	entry.name = buffer_text(&export->name);
-	if (has_names && add_link(export, &entry))
+		buffer_add_text(&exporter->name, "/");
+	entry.name = buffer_text(&exporter->name);
+	if (has_names && add_link(exporter, &entry))
 		return;
 	if (S_ISREG(st->mode) && !is_one_piece(st)) {
-		if (!add_long_file(export, &entry))
+		if (!add_long_file(exporter, &entry))
 			return;
 	} else {
 		entry.contents = S_ISREG(st->mode);
 		entry.stored = entry.contents ? st->size : 0;
-		tar_add_entry(export->tar, &entry);
+		tar_add_entry(exporter->tar, &entry);
 	}
 	if (has_names)
-		remember_link(export, &entry);
+		remember_link(exporter, &entry);
 }
 
 static bool export_tree(const struct target *target, const struct tar_output *output)
 {
-	struct export export = {
+	struct exporter exporter = {
 		.image = target->image,
 		.tar = tar_create(target->image, output),
 		.prefix_len = target->path[1] ? strlen(target->path) : 0,
@@ -291,18 +286,18 @@ static bool export_tree(const struct target *target, const struct tar_output *ou
 	struct walk *walk = walk_open(target->image, target->ino, target->path, 0);
 	const struct walk_entry *entry;
 
-	while (tar_works(export.tar) && (entry = walk_next(walk))) {
+	while (tar_works(exporter.tar) && (entry = walk_next(walk))) {
 		if (entry->kind == WALK_LEAVE)
 			continue;
 		progress_count(1, 0);
-		export_entry(&export, entry);
+		export_entry(&exporter, entry);
 	}
 	walk_close(walk);
-	for (size_t i = 0; i < export.links.size; i++)
-		free(export.links.slots[i].value);
-	inomap_finish(&export.links);
-	buffer_finish(&export.name);
-	return tar_finish(export.tar);
+	for (size_t i = 0; i < exporter.links.size; i++)
+		free(exporter.links.slots[i].value);
+	inomap_finish(&exporter.links);
+	buffer_finish(&exporter.name);
+	return tar_finish(exporter.tar);
 }
 
 /* ---- the command ---------------------------------------------------------------------------- */

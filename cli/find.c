@@ -2,8 +2,8 @@
 /*
  * `find`: the expression, parsed into a tree once and evaluated for each entry of a walk.
  *
- * Nested no deeper than the user's parentheses, so plain recursion serves.  Where no test looks at more
- * than names and types, inodes are not read.
+ * Nested no deeper than the user's parentheses, so plain recursion serves.  Where no test looks at
+ * more than names and types, inodes are not read.
  */
 #include "cli.h"
 
@@ -55,7 +55,7 @@ struct node {
 	const char *text;
 	enum compare compare;
 	uint64_t number;
-	uint64_t unit; /* of SIZE, bytes */
+	uint64_t unit;	   /* of SIZE, bytes */
 	struct node *next; /* all nodes, to free them */
 };
 
@@ -124,8 +124,12 @@ static uint64_t size_unit(const char *text)
 		char letter;
 		uint64_t unit;
 	} units[] = {
-		{ 'c', 1 },	  { 'w', 2 },	    { 'b', 512 },
-		{ 'k', 1 << 10 }, { 'M', 1 << 20 }, { 'G', 1 << 30 },
+		{ 'c', 1 },
+		{ 'w', 2 },
+		{ 'b', 512 },
+		{ 'k', 1 << 10 },
+		{ 'M', 1 << 20 },
+		{ 'G', 1 << 30 },
 		{ 'T', UINT64_C(1) << 40 },
 	};
 
@@ -172,8 +176,10 @@ static void check_types(struct find *find, const char *text)
 	for (size_t i = 0; text[i] || i == 0; i++) {
 		bool comma = i % 2 == 1;
 
-		if (comma ? text[i] != ',' || !text[i + 1] : !text[i] || !strchr("fdlbcps", text[i]))
-			usage_error(find->command, "-type: '%s' is not made of f,d,l,b,c,p,s", text);
+		if (comma ? text[i] != ',' || !text[i + 1]
+			  : !text[i] || !strchr("fdlbcps", text[i]))
+			usage_error(find->command, "-type: '%s' is not made of f,d,l,b,c,p,s",
+				    text);
 	}
 }
 
@@ -301,12 +307,9 @@ static void parse_expression(struct find *find)
 static bool compare_number(const struct node *node, uint64_t value)
 {
 	switch (node->compare) {
-	case COMPARE_MORE:
-		return value > node->number;
-	case COMPARE_LESS:
-		return value < node->number;
-	case COMPARE_EXACT:
-		break;
+	case COMPARE_MORE: return value > node->number;
+	case COMPARE_LESS: return value < node->number;
+	case COMPARE_EXACT: break;
 	}
 	return value == node->number;
 }
@@ -325,12 +328,9 @@ static bool test_perm(const struct node *node, uint32_t mode)
 
 	mode &= 07777;
 	switch (node->compare) {
-	case COMPARE_MORE: /* "/": any of them */
-		return wanted == 0 || (mode & wanted);
-	case COMPARE_LESS: /* "-": all of them */
-		return (mode & wanted) == wanted;
-	case COMPARE_EXACT:
-		break;
+	case COMPARE_MORE: /* "/": any of them */ return wanted == 0 || (mode & wanted);
+	case COMPARE_LESS: /* "-": all of them */ return (mode & wanted) == wanted;
+	case COMPARE_EXACT: break;
 	}
 	return mode == wanted;
 }
@@ -357,7 +357,7 @@ static bool test_empty(struct find *find, const struct walk_entry *entry)
 
 static bool test_xattr(struct find *find, const struct node *node, const struct walk_entry *entry)
 {
-	struct buffer names = BUFFER_INIT;
+	struct buffer names = { 0 };
 	bool found = false;
 
 	if (image_xattr_names(find->rows.image, entry->ino, entry->path, &names) == 0) {
@@ -391,23 +391,12 @@ static void print_long(struct find *find, const struct walk_entry *entry)
 static bool act(struct find *find, const struct node *node, const struct walk_entry *entry)
 {
 	switch (node->kind) {
-	case NODE_PRINT:
-		print_entry(find, entry, '\n');
-		break;
-	case NODE_PRINT0:
-		print_entry(find, entry, '\0');
-		break;
-	case NODE_LS:
-		print_long(find, entry);
-		break;
-	case NODE_PRUNE:
-		walk_skip(find->walk);
-		break;
-	case NODE_QUIT:
-		find->quit = true;
-		break;
-	default:
-		return false;
+	case NODE_PRINT: print_entry(find, entry, '\n'); break;
+	case NODE_PRINT0: print_entry(find, entry, '\0'); break;
+	case NODE_LS: print_long(find, entry); break;
+	case NODE_PRUNE: walk_skip(find->walk); break;
+	case NODE_QUIT: find->quit = true; break;
+	default: return false;
 	}
 	return true;
 }
@@ -423,38 +412,23 @@ static bool evaluate(struct find *find, const struct node *node, const struct wa
 	case NODE_OR:
 		return evaluate(find, node->left, entry) || find->quit ||
 		       evaluate(find, node->right, entry);
-	case NODE_NOT:
-		return !evaluate(find, node->left, entry);
-	case NODE_TRUE:
-		return true;
-	case NODE_FALSE:
-		return false;
-	case NODE_NAME:
-		return fnmatch(node->text, entry->name, 0) == 0;
-	case NODE_INAME:
-		return fnmatch(node->text, entry->name, FNM_CASEFOLD) == 0;
-	case NODE_PATH:
-		return fnmatch(node->text, entry->path, 0) == 0;
-	case NODE_TYPE:
-		return test_type(node, st->mode);
+	case NODE_NOT: return !evaluate(find, node->left, entry);
+	case NODE_TRUE: return true;
+	case NODE_FALSE: return false;
+	case NODE_NAME: return fnmatch(node->text, entry->name, 0) == 0;
+	case NODE_INAME: return fnmatch(node->text, entry->name, FNM_CASEFOLD) == 0;
+	case NODE_PATH: return fnmatch(node->text, entry->path, 0) == 0;
+	case NODE_TYPE: return test_type(node, st->mode);
 	case NODE_SIZE:
 		return compare_number(node, st->size / node->unit + (st->size % node->unit != 0));
-	case NODE_EMPTY:
-		return test_empty(find, entry);
-	case NODE_LINKS:
-		return compare_number(node, st->nlink);
-	case NODE_INUM:
-		return compare_number(node, entry->ino);
-	case NODE_UID:
-		return compare_number(node, st->uid);
-	case NODE_GID:
-		return compare_number(node, st->gid);
-	case NODE_PERM:
-		return test_perm(node, st->mode);
-	case NODE_XATTR:
-		return test_xattr(find, node, entry);
-	default:
-		return act(find, node, entry);
+	case NODE_EMPTY: return test_empty(find, entry);
+	case NODE_LINKS: return compare_number(node, st->nlink);
+	case NODE_INUM: return compare_number(node, entry->ino);
+	case NODE_UID: return compare_number(node, st->uid);
+	case NODE_GID: return compare_number(node, st->gid);
+	case NODE_PERM: return test_perm(node, st->mode);
+	case NODE_XATTR: return test_xattr(find, node, entry);
+	default: return act(find, node, entry);
 	}
 }
 

@@ -202,7 +202,8 @@ int image_open(const struct options *opts, const char *name, struct image **ret_
 		}
 	}
 	if (is_uri(name)) {
-		complain(STATUS_UNSUPPORTED, name, "this version reads local files and devices only");
+		complain(STATUS_UNSUPPORTED, name,
+			 "this version reads local files and devices only");
 		return -EOPNOTSUPP;
 	}
 	if (stat(name, &st) < 0) {
@@ -341,12 +342,12 @@ static int xattr_read(struct image *image, uint32_t ino, const char *name, struc
 	for (int tries = 0; tries < 2; tries++) {
 		char *room = buffer_room(buf, size);
 
-		err = name ? uext4_xattr_get(image->fs, ino, name, room, size, &len) :
-			     uext4_xattr_list(image->fs, ino, room, size, &len);
+		err = name ? uext4_xattr_get(image->fs, ino, name, room, size, &len)
+			   : uext4_xattr_list(image->fs, ino, room, size, &len);
 		if (err != -ERANGE)
 			break;
-		err = name ? uext4_xattr_get(image->fs, ino, name, NULL, 0, &size) :
-			     uext4_xattr_list(image->fs, ino, NULL, 0, &size);
+		err = name ? uext4_xattr_get(image->fs, ino, name, NULL, 0, &size)
+			   : uext4_xattr_list(image->fs, ino, NULL, 0, &size);
 		if (err < 0)
 			break;
 		err = -ERANGE;

@@ -37,8 +37,8 @@ struct target {
 void operand_split(const char *arg, char **ret_image, char **ret_path);
 
 /*
- * True if @arg names a place inside an image: it has a ":/" behind the name of an existing file that
- * is no directory, or of a kind of image that is reached by a URI.
+ * True if @arg names a place inside an image: it has a ":/" behind the name of an existing file
+ * that is no directory, or of a kind of image that is reached by a URI.
  */
 bool operand_is_inside(const char *arg);
 

@@ -79,8 +79,8 @@ static void ls_directory(struct ls *ls, const struct target *dir)
 
 static void ls_recursive(struct ls *ls, const struct target *top)
 {
-	struct walk *walk =
-		walk_open(top->image, top->ino, top->path, WALK_TYPE_ONLY | WALK_DIRS_ONLY);
+	struct walk *walk = walk_open(top->image, top->ino, top->path,
+				      WALK_TYPE_ONLY | WALK_DIRS_ONLY);
 	const struct walk_entry *entry;
 
 	while (out_works() && (entry = walk_next(walk))) {
@@ -135,27 +135,20 @@ static void ls_options(struct ls *ls, int argc, char **argv)
 			ls->recursive = true;
 			ls->headings = true;
 			break;
-		case 'd':
-			ls->directory = true;
-			break;
+		case 'd': ls->directory = true; break;
 		case 'l':
 		case 'n':
 			ls->rows.flags |= ROW_LONG;
 			ls->stat = true;
 			break;
-		case 'i':
-			ls->rows.flags |= ROW_INO;
-			break;
-		case 'h':
-			ls->rows.flags |= ROW_HUMAN;
-			break;
+		case 'i': ls->rows.flags |= ROW_INO; break;
+		case 'h': ls->rows.flags |= ROW_HUMAN; break;
 		case 'F':
 			/* Needs permissions too: a program is a file with an x. */
 			ls->rows.flags |= ROW_CLASSIFY;
 			ls->stat = true;
 			break;
-		default: /* -1 is how it always is. */
-			break;
+		default: /* -1 is how it always is. */ break;
 		}
 	}
 }
@@ -174,8 +167,7 @@ void command_ls(const struct options *opts, int argc, char **argv)
 		bool self = ls.directory || (ls.rows.flags & ROW_LONG);
 		struct target target;
 
-		if (target_open(opts, argv[i], self ? TARGET_NOFOLLOW : TARGET_FOLLOW,
-				&target) < 0)
+		if (target_open(opts, argv[i], self ? TARGET_NOFOLLOW : TARGET_FOLLOW, &target) < 0)
 			continue;
 		ls_target(&ls, &target);
 		target_finish(&target);

@@ -2,8 +2,8 @@
 /*
  * The `uext4` program: one table of commands, and the options all of them share.
  *
- * Shared options may stand before and behind the command's name.  The commands themselves are in the
- * files beside this one; `mount` is in fuse/.
+ * Shared options may stand before and behind the command's name.  The commands themselves are in
+ * the files beside this one; `mount` is in fuse/.
  *
  * C1  The exit status is 0 only if nothing failed, standard output included.
  */
@@ -31,12 +31,12 @@ struct command {
 
 static const struct command commands[] = {
 	{ "info", command_info, "superblock, features, journal state, usage", "IMAGE...",
-	  "Shows what an image is: its label, features and size, the state of its journal and what\n"
-	  "was replayed from it (in memory only), and how full it is.\n",
+	  "Shows what an image is: its label, features and size, the state of its journal and\n"
+	  "what was replayed from it (in memory only), and how full it is.\n",
 	  false },
 	{ "ls", command_ls, "list directories", "[-1AFRadhiln] IMAGE[:/path]...",
-	  "  -l  long listing: mode, links, owner, group, size, time (owners always as numbers: an\n"
-	  "      image has its own passwd)\n"
+	  "  -l  long listing: mode, links, owner, group, size, time (owners always as numbers:\n"
+	  "      an image has its own passwd)\n"
 	  "  -n  the same as -l\n"
 	  "  -a  do not hide names that start with '.'\n"
 	  "  -A  like -a, without . and ..\n"
@@ -51,8 +51,7 @@ static const struct command commands[] = {
 	  "  -L  follow a symlink to its target\n", false },
 	{ "cat", command_cat, "contents of files", "IMAGE:/path...",
 	  "Writes the files' contents to standard output, one after the other.\n", false },
-	{ "find", command_find, "search a directory tree",
-	  "IMAGE[:/path]... [EXPRESSION]",
+	{ "find", command_find, "search a directory tree", "IMAGE[:/path]... [EXPRESSION]",
 	  "Tests:   -name GLOB  -iname GLOB  -path GLOB  -type [fdlbcps],...  -size [+-]N[bckMGT]\n"
 	  "         -empty  -links [+-]N  -inum [+-]N  -uid [+-]N  -gid [+-]N  -perm [-/]OCTAL\n"
 	  "         -xattr GLOB  -true  -false\n"
@@ -73,12 +72,12 @@ static const struct command commands[] = {
 	  "  -i  inodes instead of blocks\n",
 	  false },
 	{ "cp", command_cp, "copy out of an image", "[-ar] IMAGE:/path... DST",
-	  "Copies files out of an image.  Holes and hard links are kept.  Nothing is written outside of\n"
-	  "DST, whatever names and symlinks the image holds; existing files below DST are replaced,\n"
-	  "symlinks there are not followed.\n"
+	  "Copies files out of an image.  Holes and hard links are kept.  Nothing is written\n"
+	  "outside of DST, whatever names and symlinks the image holds; existing files below DST\n"
+	  "are replaced, symlinks there are not followed.\n"
 	  "  -r  directories with all that is in them, device nodes, fifos, sockets and symlinks\n"
 	  "  -a  like -r, and keep owners, modes, times, extended attributes and ACLs\n"
-	  "      (who is not root keeps owners and privileged attributes as far as the system allows)\n",
+	  "      (not being root: owners and privileged attributes as far as the system allows)\n",
 	  false },
 	{ "xattr", command_xattr, "extended attributes",
 	  "list [-h] IMAGE[:/path]...\n"
@@ -89,8 +88,8 @@ static const struct command commands[] = {
 	  false },
 	{ "export", command_export, "a directory tree as a tar archive",
 	  "[-o FILE] [--compress=FILTER] IMAGE[:/path]",
-	  "Writes a pax archive with holes, hard links, extended attributes, ACLs, file flags and times\n"
-	  "to the nanosecond.  Names are sorted: the same tree gives the same archive.\n"
+	  "Writes a pax archive with holes, hard links, extended attributes, ACLs, file flags and\n"
+	  "times to the nanosecond.  Names are sorted: the same tree gives the same archive.\n"
 	  "  -o FILE            to FILE instead of standard output\n"
 	  "  --compress=FILTER  gzip, bzip2, xz, zstd, lz4, ... (what libarchive offers)\n",
 	  true },
@@ -103,8 +102,8 @@ static const struct command commands[] = {
 
 /* What later versions do.  Named, so that nobody mistakes "not yet" for a typing error. */
 static const char *const not_yet[] = {
-	"build", "check", "chmod", "chown", "diff",   "edit", "import", "ln",	    "mkdir",
-	"mkfs",	 "mknod", "mv",	   "replay", "rm", "rmdir",  "touch", "truncate",
+	"build", "check", "chmod", "chown",  "diff", "edit",  "import", "ln",	    "mkdir",
+	"mkfs",	 "mknod", "mv",	   "replay", "rm",   "rmdir", "touch",	"truncate",
 };
 
 static const char global_help[] =
@@ -121,8 +120,8 @@ static const char global_help[] =
 	"  --help, --version\n";
 
 static const char exit_help[] =
-	"Exit status: 0 ok, 1 failed, 2 usage, 3 unsupported feature, 4 image busy, 5 image corrupt,\n"
-	"6 journal pending and not replayable.\n";
+	"Exit status: 0 ok, 1 failed, 2 usage, 3 unsupported feature, 4 image busy,\n"
+	"5 image corrupt, 6 journal pending and not replayable.\n";
 
 enum { COMMANDS_COUNT = sizeof(commands) / sizeof(commands[0]) };
 
@@ -135,7 +134,7 @@ static void print_help(void)
 	       "Commands:\n");
 	for (size_t i = 0; i < COMMANDS_COUNT; i++)
 		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
-	printf("\nIMAGE is a file, a block device or /proc/self/fd/N; IMAGE:/path a file inside it.\n"
+	printf("\nIMAGE is a file, a block device or /proc/self/fd/N, IMAGE:/path a file in it.\n"
 	       "`uext4 COMMAND --help` tells more.\n\n%s\n%s",
 	       global_help, exit_help);
 }
@@ -220,14 +219,10 @@ static const struct {
 	enum shared_option id;
 	bool has_value;
 } shared[] = {
-	{ "--offset", SHARED_OFFSET, true },
-	{ "--partition", SHARED_PARTITION, true },
-	{ "--superblock", SHARED_SUPERBLOCK, true },
-	{ "--cache-size", SHARED_CACHE_SIZE, true },
-	{ "--progress", SHARED_PROGRESS, true },
-	{ "--norecovery", SHARED_NORECOVERY, false },
-	{ "--no-lock", SHARED_NO_LOCK, false },
-	{ "--json", SHARED_JSON, false },
+	{ "--offset", SHARED_OFFSET, true },	     { "--partition", SHARED_PARTITION, true },
+	{ "--superblock", SHARED_SUPERBLOCK, true }, { "--cache-size", SHARED_CACHE_SIZE, true },
+	{ "--progress", SHARED_PROGRESS, true },     { "--norecovery", SHARED_NORECOVERY, false },
+	{ "--no-lock", SHARED_NO_LOCK, false },	     { "--json", SHARED_JSON, false },
 };
 
 static void set_shared(struct options *opts, enum shared_option id, const char *name,
@@ -236,9 +231,7 @@ static void set_shared(struct options *opts, enum shared_option id, const char *
 	uint64_t number;
 
 	switch (id) {
-	case SHARED_OFFSET:
-		opts->offset = option_number(NULL, name, value, NUMBER_BYTES);
-		break;
+	case SHARED_OFFSET: opts->offset = option_number(NULL, name, value, NUMBER_BYTES); break;
 	case SHARED_PARTITION:
 		number = option_number(NULL, name, value, NUMBER_PLAIN);
 		if (number < 1 || number > 65536)
@@ -251,24 +244,16 @@ static void set_shared(struct options *opts, enum shared_option id, const char *
 	case SHARED_CACHE_SIZE:
 		opts->cache_bytes = option_number(NULL, name, value, NUMBER_BYTES);
 		break;
-	case SHARED_PROGRESS:
-		opts->progress = progress_of(value);
-		break;
-	case SHARED_NORECOVERY:
-		opts->norecovery = true;
-		break;
-	case SHARED_NO_LOCK:
-		opts->no_lock = true;
-		break;
-	case SHARED_JSON:
-		opts->json = true;
-		break;
+	case SHARED_PROGRESS: opts->progress = progress_of(value); break;
+	case SHARED_NORECOVERY: opts->norecovery = true; break;
+	case SHARED_NO_LOCK: opts->no_lock = true; break;
+	case SHARED_JSON: opts->json = true; break;
 	}
 }
 
 /*
- * Takes a shared option from the head of @args (@left of them).  Returns how many it has used up, 0 if
- * there is none.
+ * Takes a shared option from the head of @args (@left of them).  Returns how many it has used up, 0
+ * if there is none.
  */
 static int take_shared(struct options *opts, char **args, int left, bool own_o)
 {
@@ -308,13 +293,13 @@ static int take_shared(struct options *opts, char **args, int left, bool own_o)
 /* ---- mount ---------------------------------------------------------------------------------- */
 
 /*
- * The mount command has the options of fuse2fs.  Shared options given before its name are put in front
- * of them in that form.
+ * The mount command has the options of fuse2fs.  Shared options given before its name are put in
+ * front of them in that form.
  */
 static int run_mount(const struct options *opts, int argc, char **argv)
 {
 	uint64_t offset = opts->offset, length;
-	struct buffer o = BUFFER_INIT;
+	struct buffer o = { 0 };
 	char **args = must_resize(NULL, (size_t)argc + 3, sizeof(*args));
 	int count = 0, status;
 
@@ -428,7 +413,7 @@ static int parse_behind(struct options *opts, const struct command *command, int
 
 int main(int argc, char **argv)
 {
-	struct options opts = {0};
+	struct options opts = { 0 };
 	const struct command *command;
 	const char *base = strrchr(argc > 0 ? argv[0] : "", '/');
 	int at;

@@ -136,7 +136,7 @@ void quote(struct buffer *buf, const char *text, size_t len)
 void print_name(const char *text, size_t len)
 {
 	static int terminal = -1;
-	struct buffer buf = BUFFER_INIT;
+	struct buffer buf = { 0 };
 
 	if (terminal < 0)
 		terminal = isatty(STDOUT_FILENO);
@@ -158,20 +158,13 @@ static enum status final_status; /* under message_lock */
 static unsigned status_weight(enum status status)
 {
 	switch (status) {
-	case STATUS_OK:
-		return 0;
-	case STATUS_FAILED:
-		return 1;
-	case STATUS_UNSUPPORTED:
-		return 2;
-	case STATUS_BUSY:
-		return 3;
-	case STATUS_JOURNAL:
-		return 4;
-	case STATUS_CORRUPT:
-		return 5;
-	case STATUS_USAGE:
-		return 6;
+	case STATUS_OK: return 0;
+	case STATUS_FAILED: return 1;
+	case STATUS_UNSUPPORTED: return 2;
+	case STATUS_BUSY: return 3;
+	case STATUS_JOURNAL: return 4;
+	case STATUS_CORRUPT: return 5;
+	case STATUS_USAGE: return 6;
 	}
 	return 1;
 }
@@ -197,17 +190,12 @@ enum status status_now(void)
 static enum status status_of(int err)
 {
 	switch (err) {
-	case -EOPNOTSUPP:
-		return STATUS_UNSUPPORTED;
-	case -EBUSY:
-		return STATUS_BUSY;
+	case -EOPNOTSUPP: return STATUS_UNSUPPORTED;
+	case -EBUSY: return STATUS_BUSY;
 	case -EUCLEAN:
-	case -EBADMSG:
-		return STATUS_CORRUPT;
-	case -ENOTRECOVERABLE:
-		return STATUS_JOURNAL;
-	default:
-		return STATUS_FAILED;
+	case -EBADMSG: return STATUS_CORRUPT;
+	case -ENOTRECOVERABLE: return STATUS_JOURNAL;
+	default: return STATUS_FAILED;
 	}
 }
 
@@ -252,11 +240,18 @@ add_formatted(struct buffer *line, const char *fmt, va_list args)
 	free(text);
 }
 
+/* What these say is known to everybody in the system's words; the library's add only numbers. */
+static bool is_plain_error(int err)
+{
+	return err == -ENOENT || err == -ENOTDIR || err == -EISDIR || err == -ELOOP ||
+	       err == -ENAMETOOLONG || err == -ENODATA;
+}
+
 void complain_fs(struct place place, int err)
 {
-	struct buffer line = BUFFER_INIT;
-	struct buffer where = BUFFER_INIT;
-	const char *why = uext4_last_error();
+	struct buffer line = { 0 };
+	struct buffer where = { 0 };
+	const char *why = is_plain_error(err) ? "" : uext4_last_error();
 
 	buffer_add_text(&where, place.image);
 	if (place.path) {
@@ -274,7 +269,7 @@ void complain_fs(struct place place, int err)
 
 void complain_sys(const char *path, int err, const char *action)
 {
-	struct buffer line = BUFFER_INIT;
+	struct buffer line = { 0 };
 
 	begin_message(&line, path);
 	if (action) {
@@ -288,7 +283,7 @@ void complain_sys(const char *path, int err, const char *action)
 
 void complain(enum status status, const char *path, const char *fmt, ...)
 {
-	struct buffer line = BUFFER_INIT;
+	struct buffer line = { 0 };
 	va_list args;
 
 	begin_message(&line, path);
@@ -301,7 +296,7 @@ void complain(enum status status, const char *path, const char *fmt, ...)
 
 void remark(const char *path, const char *fmt, ...)
 {
-	struct buffer line = BUFFER_INIT;
+	struct buffer line = { 0 };
 	va_list args;
 
 	begin_message(&line, path);
@@ -313,7 +308,7 @@ void remark(const char *path, const char *fmt, ...)
 
 void usage_error(const char *command, const char *fmt, ...)
 {
-	struct buffer line = BUFFER_INIT;
+	struct buffer line = { 0 };
 	va_list args;
 
 	begin_message(&line, command);
@@ -422,22 +417,14 @@ void mode_text(uint32_t mode, char ret[11])
 const char *type_word(uint32_t mode)
 {
 	switch (mode & S_IFMT) {
-	case S_IFREG:
-		return "file";
-	case S_IFDIR:
-		return "directory";
-	case S_IFLNK:
-		return "symlink";
-	case S_IFCHR:
-		return "char_device";
-	case S_IFBLK:
-		return "block_device";
-	case S_IFIFO:
-		return "fifo";
-	case S_IFSOCK:
-		return "socket";
-	default:
-		return "unknown";
+	case S_IFREG: return "file";
+	case S_IFDIR: return "directory";
+	case S_IFLNK: return "symlink";
+	case S_IFCHR: return "char_device";
+	case S_IFBLK: return "block_device";
+	case S_IFIFO: return "fifo";
+	case S_IFSOCK: return "socket";
+	default: return "unknown";
 	}
 }
 
@@ -478,7 +465,7 @@ void json_print(json_t *object)
 
 void json_set_bytes(json_t *object, const char *key, const char *bytes, size_t len)
 {
-	struct buffer text = BUFFER_INIT;
+	struct buffer text = { 0 };
 	bool exact = true;
 	char *key_b64;
 
@@ -509,7 +496,7 @@ void json_set_base64(json_t *object, const char *key, const void *bytes, size_t 
 	static const char digits[] =
 		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 	const unsigned char *s = bytes;
-	struct buffer text = BUFFER_INIT;
+	struct buffer text = { 0 };
 
 	for (size_t at = 0; at < len; at += 3) {
 		size_t left = len - at;

@@ -3,8 +3,8 @@
  * What the user sees: exit status, messages, quoting of names, JSON.
  *
  * Every failure passes through one of the complain functions: they print one line
- * `uext4: PATH: message` and raise the exit status, which never falls again.  They may be called from
- * any thread.
+ * `uext4: PATH: message` and raise the exit status, which never falls again.  They may be called
+ * from any thread.
  */
 #ifndef CLI_OUT_H
 #define CLI_OUT_H
@@ -32,7 +32,7 @@ enum status {
 void status_raise(enum status status);
 enum status status_now(void);
 
-/* Where something failed: "IMAGE:/path", or "IMAGE" without @path.  Both are quoted for printing. */
+/* Where something failed: "IMAGE:/path", or "IMAGE" without @path.  Printed in quoted form. */
 struct place {
 	const char *image;
 	const char *path;

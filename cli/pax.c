@@ -2,13 +2,14 @@
 /*
  * Headers of a tar archive in POSIX pax format.
  *
- * An entry is a ustar header, preceded by an extended header ('x') for what ustar cannot say: names that
- * are long or not ASCII, large numbers, times with a fraction or outside of 1970 to 2242, access and
- * change time, attributes (SCHILY.xattr.*), ACLs (SCHILY.acl.*), file flags (SCHILY.fflags), and holes
- * (GNU.sparse.*, version 1.0).  These are the keys that GNU tar and libarchive know.
+ * An entry is a ustar header, preceded by an extended header ('x') for what ustar cannot say: names
+ * that are long or not ASCII, large numbers, times with a fraction or outside of 1970 to 2242,
+ * access and change time, attributes (SCHILY.xattr.*), ACLs (SCHILY.acl.*), file flags
+ * (SCHILY.fflags), and holes (GNU.sparse.*, version 1.0).  These are the keys that GNU tar and
+ * libarchive know.
  *
- * T1  Names are bytes.  A record is UTF-8 by definition: a name that is not goes into the ustar field,
- *     which is raw, or, if too long for it, into a record marked hdrcharset=BINARY.
+ * T1  Names are bytes.  A record is UTF-8 by definition: a name that is not goes into the ustar
+ *     field, which is raw, or, if too long for it, into a record marked hdrcharset=BINARY.
  * T2  The same entry gives the same bytes: no user names, no process numbers, no present time.
  */
 #include "pax.h"
@@ -102,8 +103,8 @@ static void add_number_record(struct buffer *records, const char *key, uint64_t 
 }
 
 /*
- * A time is a decimal fraction: ext4's second -1 and 200,000,000 nanoseconds, which count forward, are
- * "-0.8".
+ * A time is a decimal fraction: ext4's second -1 and 200,000,000 nanoseconds, which count forward,
+ * are "-0.8".
  */
 static void add_time_record(struct buffer *records, const char *key, const struct uext4_time *time)
 {
@@ -142,8 +143,8 @@ static uint32_t le32(const unsigned char *p)
 }
 
 /*
- * The text of an ACL as the system calls give it: 32 bits of version (2), then for each entry 16 bits
- * of tag, 16 of permissions and 32 of id.  Ids stay numbers.
+ * The text of an ACL as the system calls give it: 32 bits of version (2), then for each entry 16
+ * bits of tag, 16 of permissions and 32 of id.  Ids stay numbers.
  */
 static bool acl_text(struct buffer *text, const unsigned char *acl, size_t len)
 {
@@ -152,8 +153,8 @@ static bool acl_text(struct buffer *text, const unsigned char *acl, size_t len)
 		bool has_id;
 		const char *name;
 	} tags[] = {
-		{ 0x01, false, "user" },  { 0x02, true, "user" },   { 0x04, false, "group" },
-		{ 0x08, true, "group" },  { 0x10, false, "mask" },  { 0x20, false, "other" },
+		{ 0x01, false, "user" }, { 0x02, true, "user" },  { 0x04, false, "group" },
+		{ 0x08, true, "group" }, { 0x10, false, "mask" }, { 0x20, false, "other" },
 	};
 
 	if (len < 4 || le32(acl) != 2 || (len - 4) % 8 != 0)
@@ -182,7 +183,7 @@ static bool acl_text(struct buffer *text, const unsigned char *acl, size_t len)
 
 static bool add_acl(struct buffer *records, const char *key, const void *value, size_t len)
 {
-	struct buffer text = BUFFER_INIT;
+	struct buffer text = { 0 };
 	bool valid = acl_text(&text, value, len);
 
 	if (valid)
@@ -193,7 +194,7 @@ static bool add_acl(struct buffer *records, const char *key, const void *value, 
 
 bool pax_add_xattr(struct buffer *records, const char *name, const void *value, size_t len)
 {
-	struct buffer key = BUFFER_INIT;
+	struct buffer key = { 0 };
 
 	if (strcmp(name, "system.posix_acl_access") == 0)
 		return add_acl(records, "SCHILY.acl.access", value, len);
@@ -221,11 +222,11 @@ static void add_flags(struct buffer *records, uint32_t flags)
 		uint32_t bit;
 		const char *name;
 	} names[] = {
-		{ 0x8, "sync" },    { 0x10, "schg" },	      { 0x20, "sappnd" }, { 0x40, "nodump" },
-		{ 0x80, "noatime" }, { 0x4000, "journal-data" }, { 0x8000, "notail" },
-		{ 0x10000, "dirsync" }, { 0x20000, "topdir" },
+		{ 0x8, "sync" },      { 0x10, "schg" },	      { 0x20, "sappnd" },
+		{ 0x40, "nodump" },   { 0x80, "noatime" },    { 0x4000, "journal-data" },
+		{ 0x8000, "notail" }, { 0x10000, "dirsync" }, { 0x20000, "topdir" },
 	};
-	struct buffer text = BUFFER_INIT;
+	struct buffer text = { 0 };
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		if (!(flags & names[i].bit))
@@ -253,7 +254,7 @@ static void set_octal(char *field, size_t size, uint64_t value)
 		field[i] = (char)('0' + (value & 7));
 }
 
-/* Sizes beyond 8 GiB in base 256 too: who does not read the record could not find the next entry. */
+/* Beyond 8 GiB in base 256: who does not read the record has to find the next entry, too. */
 static void set_size(char field[12], uint64_t value)
 {
 	if (value <= OCTAL_MAX_11) {
@@ -266,15 +267,19 @@ static void set_size(char field[12], uint64_t value)
 		field[i] = (char)(value & 0xff);
 }
 
+/* The sum of all bytes: eight at once, in four lanes of 16 bits, which 64 words cannot overflow. */
 static void set_checksum(struct ustar *header)
 {
-	const unsigned char *bytes = (const unsigned char *)header;
-	unsigned sum = 0;
+	const uint64_t low_bytes = UINT64_C(0x00ff00ff00ff00ff);
+	uint64_t words[PAX_BLOCK / 8], lanes = 0;
 
 	memset(header->checksum, ' ', sizeof(header->checksum));
-	for (size_t i = 0; i < sizeof(*header); i++)
-		sum += bytes[i];
-	set_octal(header->checksum, 7, sum);
+	memcpy(words, header, sizeof(words));
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		lanes += (words[i] & low_bytes) + (words[i] >> 8 & low_bytes);
+	set_octal(header->checksum, 7,
+		  (lanes & 0xffff) + (lanes >> 16 & 0xffff) + (lanes >> 32 & 0xffff) +
+			  (lanes >> 48));
 }
 
 /* Splits @name at a '/' into prefix and name, where it is too long for one field. */

@@ -3,8 +3,8 @@
  * Headers of a tar archive in POSIX pax format.
  *
  * Written here and not by libarchive, whose writer (3.6.2) gives times before 1970 with a fraction
- * the wrong value, cuts the names of sparse files at 100 bytes, and in binary mode makes GNU tar warn
- * about every entry.
+ * the wrong value, cuts the names of sparse files at 100 bytes, and in binary mode makes GNU tar
+ * warn about every entry.
  */
 #ifndef CLI_PAX_H
 #define CLI_PAX_H
@@ -42,7 +42,7 @@ struct pax_entry {
 /* Adds one record, "LENGTH KEY=VALUE\n", to what will be an entry's extended header. */
 void pax_add_record(struct buffer *records, const char *key, const void *value, size_t len);
 
-/* The record of extended attribute @name; of a POSIX ACL, its text.  False: the ACL makes no sense. */
+/* The record of attribute @name; of a POSIX ACL, its text.  False: the ACL makes no sense. */
 bool pax_add_xattr(struct buffer *records, const char *name, const void *value, size_t len);
 
 /* Adds the headers of @entry to @out; its own records come behind those collected in @records. */

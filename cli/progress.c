@@ -53,8 +53,8 @@ void progress_start(enum progress_mode mode, const char *label, uint64_t entries
 	struct sigaction action = { .sa_handler = on_sigusr1, .sa_flags = SA_RESTART };
 
 	if (mode == PROGRESS_AUTO)
-		mode = isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO) ? PROGRESS_BAR :
-									   PROGRESS_NONE;
+		mode = isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO) ? PROGRESS_BAR
+								       : PROGRESS_NONE;
 	work.mode = mode;
 	work.label = label;
 	work.entries_total = entries_total;
@@ -80,9 +80,9 @@ static void print_text(const char *start, const char *end)
 
 	if (work.entries_total)
 		snprintf(percent, sizeof(percent), ", %.0f%%",
-			 entries >= work.entries_total ?
-				 100.0 :
-				 100.0 * (double)entries / (double)work.entries_total);
+			 entries >= work.entries_total
+				 ? 100.0
+				 : 100.0 * (double)entries / (double)work.entries_total);
 	len = snprintf(line, sizeof(line), "%s%s: %" PRIu64 " entries, %s, %s/s%s%s", start,
 		       work.label, entries, human_size(bytes, done), human_size(per_second, rate),
 		       percent, end);
@@ -96,8 +96,7 @@ static void print_json(void)
 	int len = snprintf(line, sizeof(line),
 			   "{\"progress\":\"%s\",\"entries\":%" PRIu64 ",\"bytes\":%" PRIu64
 			   ",\"entries_total\":%" PRIu64 ",\"elapsed_ms\":%" PRId64 "}\n",
-			   work.label,
-			   atomic_load_explicit(&work.entries, memory_order_relaxed),
+			   work.label, atomic_load_explicit(&work.entries, memory_order_relaxed),
 			   atomic_load_explicit(&work.bytes, memory_order_relaxed),
 			   work.entries_total, now_ms() - work.start_ms);
 
@@ -109,8 +108,7 @@ void progress_clear(void)
 {
 	static const char wipe[] = "\r\033[K";
 
-	if (atomic_exchange(&work.shown, false) &&
-	    write(STDERR_FILENO, wipe, sizeof(wipe) - 1) < 0)
+	if (atomic_exchange(&work.shown, false) && write(STDERR_FILENO, wipe, sizeof(wipe) - 1) < 0)
 		work.mode = PROGRESS_NONE;
 }
 

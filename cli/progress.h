@@ -13,9 +13,9 @@
 enum progress_mode { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_JSON, PROGRESS_NONE };
 
 /*
- * Begins work called @label, of @entries_total entries as far as known (0: not).  In mode AUTO a line
- * is shown when stderr is a terminal and standard output is not (they would overwrite each other).
- * SIGUSR1 prints a line in every mode.
+ * Begins work called @label, of @entries_total entries as far as known (0: not).  In mode AUTO a
+ * line is shown when stderr is a terminal and standard output is not (they would overwrite each
+ * other). SIGUSR1 prints a line in every mode.
  */
 void progress_start(enum progress_mode mode, const char *label, uint64_t entries_total);
 void progress_count(uint64_t entries, uint64_t bytes);

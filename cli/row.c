@@ -55,7 +55,7 @@ static int widest(int so_far, int width)
 
 static struct widths measure(const struct rows *rows)
 {
-	struct widths w = {0};
+	struct widths w = { 0 };
 	char buf[24];
 
 	for (size_t i = 0; i < rows->count; i++) {
@@ -74,26 +74,19 @@ static struct widths measure(const struct rows *rows)
 static char class_letter(uint32_t mode)
 {
 	switch (mode & S_IFMT) {
-	case S_IFDIR:
-		return '/';
-	case S_IFLNK:
-		return '@';
-	case S_IFIFO:
-		return '|';
-	case S_IFSOCK:
-		return '=';
-	case S_IFREG:
-		return (mode & 0111) ? '*' : '\0';
-	default:
-		return '\0';
+	case S_IFDIR: return '/';
+	case S_IFLNK: return '@';
+	case S_IFIFO: return '|';
+	case S_IFSOCK: return '=';
+	case S_IFREG: return (mode & 0111) ? '*' : '\0';
+	default: return '\0';
 	}
 }
 
 /* '+' behind the mode tells that it is not all there is to know about permissions. */
 static char acl_letter(const struct rows *rows, const struct row *row, struct buffer *names)
 {
-	if (S_ISLNK(row->st.mode) ||
-	    image_xattr_names(rows->image, row->ino, row->path, names) < 0)
+	if (S_ISLNK(row->st.mode) || image_xattr_names(rows->image, row->ino, row->path, names) < 0)
 		return ' ';
 	for (size_t at = 0; at < names->len; at += strlen(names->data + at) + 1) {
 		if (strncmp(names->data + at, "system.posix_acl_", 17) == 0)
@@ -104,7 +97,7 @@ static char acl_letter(const struct rows *rows, const struct row *row, struct bu
 
 static void print_row(const struct rows *rows, const struct row *row, const struct widths *w)
 {
-	struct buffer extra = BUFFER_INIT;
+	struct buffer extra = { 0 };
 	char buf[24], mode[11], class;
 
 	if (rows->flags & ROW_INO)
@@ -138,13 +131,12 @@ static void print_row(const struct rows *rows, const struct row *row, const stru
 
 static void print_json(const struct rows *rows, const struct row *row)
 {
-	struct buffer link = BUFFER_INIT;
+	struct buffer link = { 0 };
 	json_t *o = json_object();
 
 	json_set_bytes(o, "path", row->path, strlen(row->path));
 	json_set_bytes(o, "name", row->name, row->name_len);
-	if (S_ISLNK(row->st.mode) &&
-	    image_readlink(rows->image, row->ino, row->path, &link) == 0)
+	if (S_ISLNK(row->st.mode) && image_readlink(rows->image, row->ino, row->path, &link) == 0)
 		json_set_bytes(o, "target", link.data, link.len);
 	json_set_stat(o, &row->st);
 	json_print(o);

@@ -201,7 +201,7 @@ static void print_info(const char *name, const struct uext4_info *info)
 {
 	static const char *const policies[] = { "unset", "continue", "read-only", "panic" };
 	static const char *const hashes[] = {
-		"legacy", "half_md4", "tea", "legacy_unsigned", "half_md4_unsigned",
+		"legacy",	"half_md4", "tea", "legacy_unsigned", "half_md4_unsigned",
 		"tea_unsigned", "siphash",
 	};
 	char uuid[37];
@@ -344,14 +344,28 @@ static const struct {
 	uint32_t bit;
 	const char *name;
 } inode_flags[] = {
-	{ 0x1, "secure_deletion" }, { 0x2, "undelete" },     { 0x4, "compressed" },
-	{ 0x8, "sync" },	    { 0x10, "immutable" },   { 0x20, "append" },
-	{ 0x40, "nodump" },	    { 0x80, "noatime" },     { 0x800, "encrypted" },
-	{ 0x1000, "indexed" },	    { 0x4000, "journal_data" }, { 0x8000, "notail" },
-	{ 0x10000, "dirsync" },	    { 0x20000, "topdir" },   { 0x40000, "huge_file" },
-	{ 0x80000, "extents" },	    { 0x100000, "verity" },  { 0x200000, "ea_inode" },
-	{ 0x2000000, "dax" },	    { 0x10000000, "inline_data" },
-	{ 0x20000000, "project_inherit" },		     { 0x40000000, "casefold" },
+	{ 0x1, "secure_deletion" },
+	{ 0x2, "undelete" },
+	{ 0x4, "compressed" },
+	{ 0x8, "sync" },
+	{ 0x10, "immutable" },
+	{ 0x20, "append" },
+	{ 0x40, "nodump" },
+	{ 0x80, "noatime" },
+	{ 0x800, "encrypted" },
+	{ 0x1000, "indexed" },
+	{ 0x4000, "journal_data" },
+	{ 0x8000, "notail" },
+	{ 0x10000, "dirsync" },
+	{ 0x20000, "topdir" },
+	{ 0x40000, "huge_file" },
+	{ 0x80000, "extents" },
+	{ 0x100000, "verity" },
+	{ 0x200000, "ea_inode" },
+	{ 0x2000000, "dax" },
+	{ 0x10000000, "inline_data" },
+	{ 0x20000000, "project_inherit" },
+	{ 0x40000000, "casefold" },
 };
 
 static void print_inode_flags(uint32_t flags)
@@ -364,8 +378,7 @@ static void print_inode_flags(uint32_t flags)
 	printf(" (0x%" PRIx32 ")\n", flags);
 }
 
-static void print_stat(const struct target *target, const struct uext4_stat *st,
-		       const char *link)
+static void print_stat(const struct target *target, const struct uext4_stat *st, const char *link)
 {
 	char mode[11], buf[48];
 
@@ -394,13 +407,12 @@ static void print_stat(const struct target *target, const struct uext4_stat *st,
 
 static void show_stat(const struct options *opts, const struct target *target)
 {
-	struct buffer link = BUFFER_INIT;
+	struct buffer link = { 0 };
 	struct uext4_stat st;
 
 	if (image_stat(target->image, target->ino, target->path, &st) < 0)
 		return;
-	if (S_ISLNK(st.mode) &&
-	    image_readlink(target->image, target->ino, target->path, &link) < 0)
+	if (S_ISLNK(st.mode) && image_readlink(target->image, target->ino, target->path, &link) < 0)
 		buffer_finish(&link);
 	if (opts->json) {
 		json_t *o = json_object();
@@ -521,8 +533,10 @@ void command_df(const struct options *opts, int argc, char **argv)
 						       fs.inodes_free, 1 };
 		if (!head)
 			printf("%12s %12s %12s %5s %s\n",
-			       inodes ? "Inodes" : human ? "Size" : "1K-blocks", "Used",
-			       inodes ? "Free" : "Available", "Use%", "Image");
+			       inodes  ? "Inodes"
+			       : human ? "Size"
+				       : "1K-blocks",
+			       "Used", inodes ? "Free" : "Available", "Use%", "Image");
 		head = true;
 		print_df(argv[i], &columns, human);
 	}

@@ -2,9 +2,9 @@
 /*
  * The pipeline behind `export`: pieces of an archive, made in parallel, written in order.
  *
- * One thread (the caller) walks the tree and says what the archive consists of, piece by piece.  Worker
- * threads read attributes and contents into buffers that are the archive's bytes already, and one
- * thread writes the buffers in the order of the pieces.
+ * One thread (the caller) walks the tree and says what the archive consists of, piece by piece.
+ * Worker threads read attributes and contents into buffers that are the archive's bytes already,
+ * and one thread writes the buffers in the order of the pieces.
  */
 #ifndef CLI_TAR_H
 #define CLI_TAR_H

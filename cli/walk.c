@@ -2,13 +2,13 @@
 /*
  * A directory tree of an image, entry by entry.
  *
- * Iterative: one frame for each directory between the start and the present place.  A frame holds one
- * run of its entries, sorted by name.
+ * Iterative: one frame for each directory between the start and the present place.  A frame holds
+ * one run of its entries, sorted by name.
  *
  * W1  No directory is entered twice: a directory that is reached again, be it above itself or by
  *     two names, is damage and is reported.  So a walk ends, whatever the image holds.
- * W2  A name is 1 to 255 bytes without '/' and NUL, and neither "." nor "..": what is made of a path
- *     from here stays below where the walk started.
+ * W2  A name is 1 to 255 bytes without '/' and NUL, and neither "." nor "..": what is made of a
+ *     path from here stays below where the walk started.
  * W3  The entries held by all frames together are bounded (ENTRIES_HELD_MAX plus RUN_MIN a level).
  */
 #include "walk.h"
@@ -19,11 +19,11 @@
 #include <sys/stat.h>
 
 enum {
-	BATCH = 64,		       /* entries asked from the library at once */
-	RUN_MIN = 256,		       /* entries sorted together at least */
-	RUN_MAX = 65536,	       /* and at most */
+	BATCH = 64,	 /* entries asked from the library at once */
+	RUN_MIN = 256,	 /* entries sorted together at least */
+	RUN_MAX = 65536, /* and at most */
 	ENTRIES_HELD_MAX = 4 * RUN_MAX,
-	PATH_LEN_MAX = 1 << 20,	       /* of a path that an image can make us build */
+	PATH_LEN_MAX = 1 << 20, /* of a path that an image can make us build */
 };
 
 struct name {
@@ -36,9 +36,9 @@ struct name {
 struct frame {
 	struct uext4_dir *dir; /* NULL once everything was read */
 	uint32_t ino;
-	uint64_t cookie;     /* continue reading here */
-	size_t path_len;     /* of the directory's path */
-	struct name *names;  /* the present run, sorted */
+	uint64_t cookie;    /* continue reading here */
+	size_t path_len;    /* of the directory's path */
+	struct name *names; /* the present run, sorted */
 	size_t names_count;
 	size_t names_next;
 	struct buffer text;
@@ -223,8 +223,8 @@ static void walk_push(struct walk *walk, uint32_t ino)
 /* ---- entries -------------------------------------------------------------------------------- */
 
 static const uint32_t modes[] = {
-	[UEXT4_FT_REG] = S_IFREG, [UEXT4_FT_DIR] = S_IFDIR,   [UEXT4_FT_CHR] = S_IFCHR,
-	[UEXT4_FT_BLK] = S_IFBLK, [UEXT4_FT_FIFO] = S_IFIFO,  [UEXT4_FT_SOCK] = S_IFSOCK,
+	[UEXT4_FT_REG] = S_IFREG, [UEXT4_FT_DIR] = S_IFDIR,  [UEXT4_FT_CHR] = S_IFCHR,
+	[UEXT4_FT_BLK] = S_IFBLK, [UEXT4_FT_FIFO] = S_IFIFO, [UEXT4_FT_SOCK] = S_IFSOCK,
 	[UEXT4_FT_LNK] = S_IFLNK,
 };
 

@@ -7,10 +7,10 @@
  *		...
  *	walk_close(walk);
  *
- * A directory comes before what is in it (WALK_ENTRY) and, unless it was skipped, once more behind it
- * (WALK_LEAVE).  Names of one directory come in byte order, so that output is the same every time;
- * very large directories are sorted in parts, to bound memory.  Failures are reported here (out.h) and
- * the walk goes on with the rest.
+ * A directory comes before what is in it (WALK_ENTRY) and, unless it was skipped, once more behind
+ * it (WALK_LEAVE).  Names of one directory come in byte order, so that output is the same every
+ * time; very large directories are sorted in parts, to bound memory.  Failures are reported here
+ * (out.h) and the walk goes on with the rest.
  */
 #ifndef CLI_WALK_H
 #define CLI_WALK_H

@@ -10,8 +10,8 @@
  * F1  A node id is the ext4 inode number, but for the root (1 there, 2 here); the server keeps no
  *     table of nodes, so there is nothing to forget.  Inode 1 (bad blocks) is never shown.
  * F2  Every request is answered exactly once, whatever the engine says.
- * F3  Who may do what is the kernel's business (default_permissions, ACLs) except for one thing that
- *     it leaves to the file system: who sees the names of trusted attributes.
+ * F3  Who may do what is the kernel's business (default_permissions, ACLs) except for one thing
+ *     that it leaves to the file system: who sees the names of trusted attributes.
  */
 #include "mount_priv.h"
 
@@ -33,7 +33,7 @@
 
 enum {
 	BACKGROUND_MAX = 64,
-	REPORTS_MAX = 100, /* then the log has heard enough of a damaged image */
+	REPORTS_MAX = 100,	 /* then the log has heard enough of a damaged image */
 	INO_FIRST_ORDINARY = 11, /* below it: the root and what users never see */
 };
 
@@ -124,8 +124,8 @@ static int fill_entry(const struct server *server, uint32_t ino, struct fuse_ent
 }
 
 /*
- * A file handle of NFS comes back as a lookup of "." in a node that the kernel has forgotten or that
- * somebody has made up; it need not be a directory.
+ * A file handle of NFS comes back as a lookup of "." in a node that the kernel has forgotten or
+ * that somebody has made up; it need not be a directory.
  */
 static int lookup_handle(const struct server *server, fuse_ino_t node,
 			 struct fuse_entry_param *entry)
@@ -318,8 +318,8 @@ static void op_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *f
 static mode_t mode_of_type(uint8_t type)
 {
 	static const mode_t modes[] = {
-		[UEXT4_FT_REG] = S_IFREG,   [UEXT4_FT_DIR] = S_IFDIR,	[UEXT4_FT_CHR] = S_IFCHR,
-		[UEXT4_FT_BLK] = S_IFBLK,   [UEXT4_FT_FIFO] = S_IFIFO, [UEXT4_FT_SOCK] = S_IFSOCK,
+		[UEXT4_FT_REG] = S_IFREG, [UEXT4_FT_DIR] = S_IFDIR,  [UEXT4_FT_CHR] = S_IFCHR,
+		[UEXT4_FT_BLK] = S_IFBLK, [UEXT4_FT_FIFO] = S_IFIFO, [UEXT4_FT_SOCK] = S_IFSOCK,
 		[UEXT4_FT_LNK] = S_IFLNK,
 	};
 
@@ -354,7 +354,7 @@ static size_t add_with_attr(fuse_req_t req, const struct uext4_dirent *from, cha
 	/* The kernel takes no attributes of these two; without a node only the name counts. */
 	err = is_dot_or_dotdot(from->name) ? -ENOENT : fill_entry(server, from->ino, &entry);
 	if (err < 0) {
-		/* One broken inode must not hide its neighbours: whoever looks it up hears of it. */
+		/* A broken inode must not hide its neighbours: whoever looks it up hears of it. */
 		memset(&entry, 0, sizeof(entry));
 		entry.attr.st_ino = from->ino;
 		entry.attr.st_mode = mode_of_type(from->type);
@@ -500,9 +500,12 @@ static uint32_t xflags_of(uint32_t flags)
 		uint32_t flag;
 		uint32_t xflag;
 	} pairs[] = {
-		{ FS_SYNC_FL, FS_XFLAG_SYNC },	   { FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE },
-		{ FS_APPEND_FL, FS_XFLAG_APPEND }, { FS_NODUMP_FL, FS_XFLAG_NODUMP },
-		{ FS_NOATIME_FL, FS_XFLAG_NOATIME }, { FS_DAX_FL, FS_XFLAG_DAX },
+		{ FS_SYNC_FL, FS_XFLAG_SYNC },
+		{ FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE },
+		{ FS_APPEND_FL, FS_XFLAG_APPEND },
+		{ FS_NODUMP_FL, FS_XFLAG_NODUMP },
+		{ FS_NOATIME_FL, FS_XFLAG_NOATIME },
+		{ FS_DAX_FL, FS_XFLAG_DAX },
 		{ FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT },
 	};
 	uint32_t xflags = 0;
@@ -538,9 +541,7 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t node, unsigned cmd, void *arg,
 	answer = &word;
 	len = sizeof(word);
 	switch (cmd) {
-	case FS_IOC_GETFLAGS:
-		word = stat.flags;
-		break;
+	case FS_IOC_GETFLAGS: word = stat.flags; break;
 	case FS_IOC_GETVERSION:
 		/* The number says long; the word has always been an int. */
 		word = stat.generation;
@@ -552,9 +553,7 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t node, unsigned cmd, void *arg,
 		answer = &fsxattr;
 		len = sizeof(fsxattr);
 		break;
-	default:
-		fuse_reply_err(req, ENOTTY);
-		return;
+	default: fuse_reply_err(req, ENOTTY); return;
 	}
 	if (out_size < len)
 		fuse_reply_err(req, EINVAL);

@@ -48,9 +48,9 @@ struct mount {
 	struct server server;
 	struct fuse_session *session;
 	struct uext4_info info;
-	char *dir;	/* absolute: the server works in "/" */
-	int ready_fd;	/* where the user's process waits; -1 in the foreground */
-	bool is_ready;	/* written by announce(), read after it was joined */
+	char *dir;     /* absolute: the server works in "/" */
+	int ready_fd;  /* where the user's process waits; -1 in the foreground */
+	bool is_ready; /* written by announce(), read after it was joined */
 	pthread_t announcer;
 };
 
@@ -74,24 +74,17 @@ static int exit_status(const struct mount_options *options, enum outcome outcome
 static enum outcome outcome_of(int err)
 {
 	switch (err) {
-	case 0:
-		return OUTCOME_OK;
-	case -EOPNOTSUPP:
-		return OUTCOME_UNSUPPORTED;
-	case -EBUSY:
-		return OUTCOME_BUSY;
+	case 0: return OUTCOME_OK;
+	case -EOPNOTSUPP: return OUTCOME_UNSUPPORTED;
+	case -EBUSY: return OUTCOME_BUSY;
 	case -EUCLEAN:
-	case -EBADMSG:
-		return OUTCOME_CORRUPT;
-	case -ENOTRECOVERABLE:
-		return OUTCOME_JOURNAL;
+	case -EBADMSG: return OUTCOME_CORRUPT;
+	case -ENOTRECOVERABLE: return OUTCOME_JOURNAL;
 	case -ENOMEM:
 	case -EAGAIN:
 	case -ENFILE:
-	case -EMFILE:
-		return OUTCOME_SYSTEM;
-	default:
-		return OUTCOME_FAILED;
+	case -EMFILE: return OUTCOME_SYSTEM;
+	default: return OUTCOME_FAILED;
 	}
 }
 
@@ -278,7 +271,7 @@ static int loop(struct mount *mount)
 	/* Threads that have been started stay: ending and starting them costs more than they do. */
 	fuse_loop_cfg_set_max_threads(config, threads);
 	fuse_loop_cfg_set_idle_threads(config, threads);
-	/* A descriptor a thread: two readers then cost a tenth less.  Not where fusermount opened it. */
+	/* A descriptor a thread: two readers cost a tenth less.  Not if only fusermount may open it. */
 	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
 	err = fuse_session_loop_mt(mount->session, config);
 	fuse_loop_cfg_destroy(config);

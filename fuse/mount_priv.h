@@ -49,7 +49,7 @@ struct mount_options {
 	uid_t uid;
 	gid_t gid;
 	mode_t umask;
-	unsigned threads_max; /* 0: by the number of processors */
+	unsigned threads_max;	 /* 0: by the number of processors */
 	unsigned read_bytes_max; /* 0: the kernel's limit */
 	unsigned readahead_bytes;
 	uint32_t statfs_flags;
@@ -60,8 +60,8 @@ struct mount_options {
 };
 
 /*
- * Reads the command line into @options.  On failure, after saying why on stderr, returns -EINVAL, or
- * -ENOMEM.  mount_options_finish() is due in both cases.
+ * Reads the command line into @options.  On failure, after saying why on stderr, returns -EINVAL
+ * or -ENOMEM.  mount_options_finish() is due in any case.
  */
 int mount_options_parse(struct mount_options *options, int argc, char **argv);
 void mount_options_finish(struct mount_options *options);
@@ -125,8 +125,8 @@ struct server {
 	struct handles *handles;
 	const struct mount_options *options;
 	struct fuse_conn_info_opts *conn_opts;
-	bool use_acl;  /* the kernel enforces ACLs */
-	bool hide_acl; /* ACLs are not shown as attributes */
+	bool use_acl;	     /* the kernel enforces ACLs */
+	bool hide_acl;	     /* ACLs are not shown as attributes */
 	bool has_no_open;    /* the kernel opens files without asking, */
 	bool has_no_opendir; /* and directories; both set by init */
 };

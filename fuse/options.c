@@ -297,12 +297,8 @@ static int set_number(struct mount_options *options, const struct option_rule *r
 		return err;
 
 	switch (rule->id) {
-	case OPT_OFFSET:
-		options->open.offset = number;
-		break;
-	case OPT_CACHE_SIZE:
-		options->open.cache_bytes = number;
-		break;
+	case OPT_OFFSET: options->open.offset = number; break;
+	case OPT_CACHE_SIZE: options->open.cache_bytes = number; break;
 	case OPT_UID:
 		options->has_uid = true;
 		options->uid = (uid_t)number;
@@ -315,15 +311,9 @@ static int set_number(struct mount_options *options, const struct option_rule *r
 		options->has_umask = true;
 		options->umask = (mode_t)number;
 		break;
-	case OPT_MAX_READ:
-		options->read_bytes_max = (unsigned)number;
-		break;
-	case OPT_MAX_READAHEAD:
-		options->readahead_bytes = (unsigned)number;
-		break;
-	default:
-		options->threads_max = (unsigned)number;
-		break;
+	case OPT_MAX_READ: options->read_bytes_max = (unsigned)number; break;
+	case OPT_MAX_READAHEAD: options->readahead_bytes = (unsigned)number; break;
+	default: options->threads_max = (unsigned)number; break;
 	}
 	return 0;
 }
@@ -335,69 +325,43 @@ static int apply_option(struct mount_options *options, const struct option_rule 
 	int err;
 
 	switch (rule->id) {
-	case OPT_IGNORED:
-		return 0;
-	case OPT_SESSION:
-		return add_option(&options->session_args, option);
-	case OPT_CONNECTION:
-		return add_option(&options->conn_args, option);
-	case OPT_RO:
-		options->read_only = true;
-		return 0;
+	case OPT_IGNORED: return 0;
+	case OPT_SESSION: return add_option(&options->session_args, option);
+	case OPT_CONNECTION: return add_option(&options->conn_args, option);
+	case OPT_RO: options->read_only = true; return 0;
 	case OPT_RW:
 		/* mount(8) says rw to a helper whenever the user has said nothing. */
 		if (options->is_helper)
 			return 0;
 		return usage_error("option rw: this version reads images only; "
 				   "give ro, or neither");
-	case OPT_NORECOVERY:
-		options->open.flags |= UEXT4_OPEN_NORECOVERY;
-		return 0;
-	case OPT_FAKEROOT:
-		options->fakeroot = true;
-		return 0;
+	case OPT_NORECOVERY: options->open.flags |= UEXT4_OPEN_NORECOVERY; return 0;
+	case OPT_FAKEROOT: options->fakeroot = true; return 0;
 	case OPT_KERNEL:
 		options->allow_other = true;
 		options->default_permissions = true;
 		options->suid_dev = true;
 		options->acl = MOUNT_ACL_ON;
 		return add_option(&options->session_args, "allow_other");
-	case OPT_ACL:
-		options->acl = MOUNT_ACL_ON;
-		return 0;
-	case OPT_NOACL:
-		options->acl = MOUNT_ACL_OFF;
-		return 0;
-	case OPT_ERRORS:
-		return set_errors(options, value);
-	case OPT_MINIXDF:
-		options->statfs_flags |= UEXT4_STATFS_MINIXDF;
-		return 0;
-	case OPT_BSDDF:
-		options->statfs_flags &= ~(uint32_t)UEXT4_STATFS_MINIXDF;
-		return 0;
-	case OPT_LOCKFILE:
-		return set_lockfile(options, value);
-	case OPT_NO_DEFAULT_OPTS:
-		options->no_default_opts = true;
-		return 0;
+	case OPT_ACL: options->acl = MOUNT_ACL_ON; return 0;
+	case OPT_NOACL: options->acl = MOUNT_ACL_OFF; return 0;
+	case OPT_ERRORS: return set_errors(options, value);
+	case OPT_MINIXDF: options->statfs_flags |= UEXT4_STATFS_MINIXDF; return 0;
+	case OPT_BSDDF: options->statfs_flags &= ~(uint32_t)UEXT4_STATFS_MINIXDF; return 0;
+	case OPT_LOCKFILE: return set_lockfile(options, value);
+	case OPT_NO_DEFAULT_OPTS: options->no_default_opts = true; return 0;
 	case OPT_ALLOW_OTHER:
 		options->allow_other = true;
 		return add_option(&options->session_args, option);
-	case OPT_DEFAULT_PERMISSIONS:
-		options->default_permissions = true;
-		return 0;
-	case OPT_DEBUG:
-		options->debug = true;
-		return 0;
+	case OPT_DEFAULT_PERMISSIONS: options->default_permissions = true; return 0;
+	case OPT_DEBUG: options->debug = true; return 0;
 	case OPT_OFFSET:
 	case OPT_CACHE_SIZE:
 	case OPT_UID:
 	case OPT_GID:
 	case OPT_UMASK:
 	case OPT_MAX_THREADS:
-	case OPT_MAX_READAHEAD:
-		return set_number(options, rule, value);
+	case OPT_MAX_READAHEAD: return set_number(options, rule, value);
 	case OPT_MAX_READ:
 		/* libfuse wants to hear it twice: here, and when the connection is set up. */
 		err = add_option(&options->session_args, option);
@@ -523,15 +487,9 @@ static int parse_letters(struct mount_options *options, int argc, char **argv, i
 			else
 				options->single_thread = true;
 			break;
-		case 'd':
-			options->debug = true;
-			break;
-		case 'h':
-			options->action = MOUNT_HELP;
-			break;
-		case 'V':
-			options->action = MOUNT_VERSION;
-			break;
+		case 'd': options->debug = true; break;
+		case 'h': options->action = MOUNT_HELP; break;
+		case 'V': options->action = MOUNT_VERSION; break;
 		case 'n':
 		case 'v':
 			if (!options->is_helper)
@@ -547,8 +505,7 @@ static int parse_letters(struct mount_options *options, int argc, char **argv, i
 			if (!value)
 				value = argv[++*index];
 			return *letter == 'o' ? parse_list(options, value, *is_sloppy) : 0;
-		default:
-			return usage_error("unknown option '-%c'", *letter);
+		default: return usage_error("unknown option '-%c'", *letter);
 		}
 	}
 	return 0;

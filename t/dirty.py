@@ -8,16 +8,17 @@ loop-mounted XFS, is reflinked while the kernel writes to it, which is atomic.  
 have something in its journal; but for the default shutdown, which freezes first and so leaves an
 empty journal, and orphans.  Every point is copied:
 
-    copy A   the kernel replays it (and finishes its orphans); e2fsck finds nothing wrong afterwards;
-             a second, read-only mount is the reference
-    copy B   is read by the library, which replays in memory: it shows the same, and B stays as it is
+    copy A   the kernel replays it (and finishes its orphans); e2fsck finds nothing wrong
+             afterwards; a second, read-only mount is the reference
+    copy B   is read by the library, which replays in memory: it shows the same, and B stays as
+             it is
 
 Rules of the comparison:
     D1  Every name, attribute and byte is that of the reference.
-    D2  Where the kernel finished an orphan (a truncation; blocks freed of files without a name), the
-        fields blocks, fiemap, mtime, ctime and statfs may instead be those that the kernel shows
-        after its replay without orphan processing (which it leaves out when the superblock says that
-        there were errors).
+    D2  Where the kernel finished an orphan (a truncation; blocks freed of files without a name),
+        the fields blocks, fiemap, mtime, ctime and statfs may instead be those that the kernel
+        shows after its replay without orphan processing (which it leaves out when the superblock
+        says that there were errors).
     D3  The kernel's replay of fast commits miscounts at times: i_blocks, links, directories of a
         group.  Where e2fsck then corrects copy A, the fields blocks and nlink may instead be those
         of the corrected image; of other images e2fsck has nothing to correct.  It also sets mtime
@@ -112,7 +113,7 @@ def fast_commit_blocks(path, text):
     return found
 
 
-# ---- taking points ---------------------------------------------------------------------------------
+# ---- taking points -------------------------------------------------------------------------------
 
 
 class Catcher:
@@ -214,7 +215,7 @@ class Catcher:
         return False
 
 
-# ---- comparing -------------------------------------------------------------------------------------
+# ---- comparing -----------------------------------------------------------------------------------
 
 
 def kernel_replayed(ctx, image):

@@ -9,7 +9,7 @@ everything (t/lib/tree.py).  Then, of every attribute and every byte:
     library    uext4.h shows what the kernel's read-only mount shows
     fuse       `uext4 mount -o ro` shows it
     export     the archive of `uext4 export` says it, as far as an archive can
-    special    what no system call shows (flags and generations of symlinks, devices, pipes): debugfs
+    special    flags, generations of symlinks, devices, pipes, shown by no system call: debugfs
     unchanged  the image's bytes, holes and mtime are the same as before
 
 Kinds that no kernel here mounts (blocks larger than a page), and those that only mke2fs makes (a
@@ -22,6 +22,7 @@ image: their results end in -by-debugfs.  Kinds that are to be refused are, by n
 
 import contextlib
 import os
+import random
 import re
 import subprocess
 import sys
@@ -34,8 +35,8 @@ from lib.harness import Failed, Skip, run  # noqa: E402
 RESULTS = ["made", "library", "fuse", "export", "special", "unchanged"]
 BIG_RESULTS = ["made", "library-by-debugfs", "fuse", "export", "unchanged"]
 
-# A FUSE server is not asked for these: statx's btime and FIEMAP have no message in the protocol, the
-# kernel makes the fsid itself.
+# A FUSE server is not asked for these: statx's btime and FIEMAP have no message in the protocol,
+# and the kernel makes the fsid itself.
 FUSE_LACKS = ("crtime", "fiemap", "fsid")
 
 
@@ -46,8 +47,8 @@ def library_manifest(options, image, full, *arguments):
     extra = ["--full"] if full else []
     result = run(options.manifest, *extra, *arguments, image, check=False)
     if result.returncode != 0:
-        raise Failed(f"uext4-manifest exited {result.returncode}",
-                     result.stderr.decode(errors="replace").splitlines()[-harness.REPORT_LINES_MAX:])
+        said = result.stderr.decode(errors="replace").splitlines()
+        raise Failed(f"uext4-manifest exited {result.returncode}", said[-harness.REPORT_LINES_MAX:])
     return manifest.load(result.stdout.splitlines())
 
 
@@ -241,7 +242,8 @@ class BigBlocks(Matrix):
             elif record["type"] == "reg":
                 by["seek"] = debugfs.seek_map(by["fiemap"], by["size"])
             wanted[path] = by
-        return manifest.compare(wanted, shown, names=("debugfs", "library"))
+        described = {path: shown[path] for path in wanted}
+        return manifest.compare(wanted, described, names=("debugfs", "library"))
 
     def fuse(self):
         """The library was judged; FUSE must agree with it, in what it can show."""
@@ -268,7 +270,7 @@ class BigBlocks(Matrix):
 
 
 def refused(feature):
-    """An image with an incompatible feature that is not read yet: refused, by name, with status 3."""
+    """An image with an incompatible feature that is not read yet is refused by name, status 3."""
 
     def check(ctx):
         def test():
@@ -289,6 +291,34 @@ def refused(feature):
     return check
 
 
+def verity_contents(ctx):
+    """A verity file, its hash tree behind its end: debugfs judges, as a kernel without fs-verity
+    does not open such a file."""
+
+    def test():
+        need_program(ctx.options)
+        os.makedirs(ctx.path("source"))
+        contents = random.Random(ctx.options.seed).randbytes(12288)
+        with open(ctx.path("source", "file"), "wb") as f:
+            f.write(contents + bytes(53248) + b"tree" * 1024)
+        image = ctx.path("verity.img")
+        images.mke2fs(image, ["-t", "ext4", "-O", "verity", "-d", ctx.path("source")], 16)
+        images.debugfs(image, ["set_inode_field /file flags 0x180000",
+                               "set_inode_field /file size 12288"], write=True)
+        images.e2fsck(image)
+        before = images.digest(image)
+        images.debugfs(image, [f"dump /file {ctx.path('dumped')}"])
+        with open(ctx.path("dumped"), "rb") as f:
+            dumped = f.read()
+        shown = run(ctx.options.uext4, "cat", f"{image}:/file").stdout
+        if not contents == dumped == shown:
+            raise Failed(f"{len(shown)} bytes shown, {len(dumped)} by debugfs, 12288 written")
+        if images.digest(image) != before:
+            raise Failed("the image file is not what it was")
+
+    ctx.test("cat-by-debugfs", test)
+
+
 def main():
     options = harness.parse_options(__doc__.splitlines()[0])
     why = harness.why_no_kernel_mounts()
@@ -303,6 +333,7 @@ def main():
     jobs = [job(recipe, Matrix, RESULTS) for recipe in images.recipes()]
     jobs += [job(recipe, BigBlocks, BIG_RESULTS) for recipe in images.big_block_recipes()]
     jobs += [harness.Job(f"refused-{f}", refused(f), ["refused"]) for f in ("encrypt", "casefold")]
+    jobs.append(harness.Job("verity", verity_contents, ["cat-by-debugfs"]))
     harness.main(options, jobs)
 
 

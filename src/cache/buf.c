@@ -2,16 +2,16 @@
 /*
  * Buffers: metadata blocks by number, read once, verified once for each purpose.
  *
- * The index is a hash table in shards; a hit is one short lock of a shard, one reference and, at most
- * once a turn of the clock, a mark.
+ * The index is a hash table in shards; a hit is one short lock of a shard, one reference and, at
+ * most once a turn of the clock, a mark.
  *
- *  B1  A buffer is uptodate once its bytes are there, whatever they say.  (ops, owner) tell by whom and
- *      for whom they were found good; NULL: by nobody yet, as after a read ahead.  They change under
- *      the lock bit and the shard's lock, so either of the two suffices to read them.
- *  B2  While a thread holds the lock bit of more than one buffer it has made all of them, and nobody
- *      else has had one of them locked: it waits for none.
- *  B3  A failed read takes the buffer out of the index before the lock bit is given up: those who waited
- *      see the error, and whoever comes later makes a new buffer (C4).
+ *  B1  A buffer is uptodate once its bytes are there, whatever they say.  (ops, owner) tell by whom
+ *      and for whom they were found good; NULL: by nobody yet, as after a read ahead.  They change
+ *      under the lock bit and the shard's lock, so either of the two suffices to read them.
+ *  B2  While a thread holds the lock bit of more than one buffer it has made all of them, and
+ *      nobody else has had one of them locked: it waits for none.
+ *  B3  A failed read takes the buffer out of the index before the lock bit is given up: those who
+ *      waited see the error, and whoever comes later makes a new buffer (C4).
  */
 #include "cache/cache_priv.h"
 
@@ -27,7 +27,7 @@
 /* This many neighbours have the same shard, so that looking at a run locks few of them. */
 #define SHARD_RUN_BITS 3
 
-/* ---- the index ------------------------------------------------------------------------------------ */
+/* ---- the index ------------------------------------------------------------------------------- */
 
 int buf_index_init(struct cache *cache)
 {
@@ -116,7 +116,10 @@ bool buf_evict(struct buf *buf, struct index_hold *hold) NO_TSA
 		mutex_lock(&shard->lock);
 		hold->buf_shard = shard;
 	}
-	/* Found since then, or taken out of the index by cache_forget_buffers(), which frees it itself. */
+	/*
+	 * Found since then, or taken out of the index by cache_forget_buffers(), which frees it
+	 * itself.
+	 */
 	if (atomic_load_explicit(&buf->refs, memory_order_acquire) != 0 ||
 	    list_empty(&buf->hash_link))
 		return false;
@@ -151,7 +154,7 @@ void cache_forget_buffers(struct cache *cache)
 	}
 }
 
-/* ---- lock bit, states -------------------------------------------------------------------------------- */
+/* ---- lock bit, states ------------------------------------------------------------------------ */
 
 static void buf_lock(struct buf *buf)
 {
@@ -185,7 +188,7 @@ static void buf_set_failed(struct buf *buf, int err)
 	atomic_fetch_or_explicit(&buf->refs, REFS_GONE, memory_order_relaxed);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------ */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static int read_one(struct buf *buf)
 {
@@ -198,8 +201,9 @@ static int read_one(struct buf *buf)
 }
 
 /*
- * Reads @count neighbours, all locked and new, in one request.  Only the first one was asked for: if the
- * request fails it is tried alone, and the others stay as they are, to be read when they are wanted.
+ * Reads @count neighbours, all locked and new, in one request.  Only the first one was asked for:
+ * if the request fails it is tried alone, and the others stay as they are, to be read when they are
+ * wanted.
  */
 static int read_run(struct buf *const *bufs, size_t count)
 {
@@ -225,7 +229,10 @@ static int read_run(struct buf *const *bufs, size_t count)
 	return 0;
 }
 
-/* How many blocks from @blk on, which is missing, are worth reading at once: up to the next one that is here. */
+/*
+ * How many blocks from @blk on, which is missing, are worth reading at once: up to the next one
+ * that is here.
+ */
 static size_t run_length(struct cache *cache, blk_t blk, uint32_t ahead)
 {
 	uint64_t max = min_u64(ahead, cache->blocks - blk - 1);
@@ -248,7 +255,8 @@ static size_t run_length(struct cache *cache, blk_t blk, uint32_t ahead)
 
 /*
  * Puts new buffers into the index, ascending, up to the first block somebody else was faster with;
- * returns how many.  If that is the very first, *ret_other is a reference to the other one's buffer.
+ * returns how many.  If that is the very first, *ret_other is a reference to the other one's
+ * buffer.
  */
 static size_t index_insert_run(struct cache *cache, struct buf *const *bufs, size_t count,
 			       struct buf **ret_other)
@@ -276,8 +284,8 @@ static size_t index_insert_run(struct cache *cache, struct buf *const *bufs, siz
 }
 
 /*
- * @blk, which was missing, as a referenced buffer: read here with @ahead of its neighbours, or somebody
- * else's who was faster.
+ * @blk, which was missing, as a referenced buffer: read here with @ahead of its neighbours, or
+ * somebody else's who was faster.
  */
 static int buf_read_new(struct cache *cache, blk_t blk, uint32_t ahead, struct buf **ret_buf)
 {
@@ -313,7 +321,7 @@ static int buf_read_new(struct cache *cache, blk_t blk, uint32_t ahead, struct b
 	return 0;
 }
 
-/* ---- verifying ------------------------------------------------------------------------------------------ */
+/* ---- verifying ------------------------------------------------------------------------------- */
 
 /* Who wants a block, and as what. */
 struct purpose {
@@ -328,7 +336,9 @@ static bool is_verified(const struct buf *buf, const struct purpose *purpose)
 	return buf->ops == purpose->ops && buf->owner == purpose->owner;
 }
 
-/* If this fails the block stays what it was found to be before: it may be good for somebody else. */
+/*
+ * If this fails the block stays what it was found to be before: it may be good for somebody else.
+ */
 static int buf_verify(struct buf *buf, const struct purpose *purpose)
 {
 	struct buf_shard *shard = shard_of(buf->cache, buf->blk);

@@ -8,9 +8,9 @@
  *  C1  A buffer or page is handed out only uptodate: read, and for a buffer verified, exactly once
  *      per time it is read, under its lock bit, however many threads ask at once.
  *  C2  A referenced buffer or page is never evicted; its data stays where it is.
- *  C3  Memory in use stays below the budget plus what is referenced, counted in whole slabs.  Reclaim
- *      runs in the thread that wants memory, never starts I/O, and waits for no lock that anybody
- *      could hold while he waits for something himself.
+ *  C3  Memory in use stays below the budget plus what is referenced, counted in whole slabs.
+ *      Reclaim runs in the thread that wants memory, never starts I/O, and waits for no lock that
+ *      anybody could hold while he waits for something himself.
  *  C4  A read error is given to everybody who waited for that read; the next caller reads again.
  */
 #ifndef CACHE_CACHE_H
@@ -34,16 +34,19 @@ struct cache_stats {
 	uint64_t bytes; /* held now */
 };
 
-/* @budget bytes for buffers and pages together; at least 1 MiB is used.  @dev stays the caller's. */
+/*
+ * @budget bytes for buffers and pages together; at least 1 MiB is used.  @dev stays the caller's.
+ */
 int cache_create(struct dev *dev, uint64_t budget, struct cache **ret_cache) MUST_CHECK;
 void cache_destroy(struct cache *cache); /* everything must have been put; NULL is fine */
 void cache_get_stats(struct cache *cache, struct cache_stats *ret_stats);
 
-/* ---- buffers ------------------------------------------------------------------------------------- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 /*
- * How one kind of metadata block is recognised.  verify() gets the block as read and what buf_read()
- * was given: 0, or an error with text (corrupt(), bad_checksum()).  It may not block or take locks.
+ * How one kind of metadata block is recognised.  verify() gets the block as read and what
+ * buf_read() was given: 0, or an error with text (corrupt(), bad_checksum()).  It may not block or
+ * take locks.
  */
 struct buf_ops {
 	const char *name; /* "extent block" */
@@ -57,7 +60,7 @@ struct buf {
 	blk_t blk;		   /* i>0: the block */
 	uint32_t bytes;		   /* c: the cache's block size */
 	int error;		   /* buf lock: of the read that failed */
-	const struct buf_ops *ops; /* changed under buf lock + bufhash: by whom it was verified, or NULL */
+	const struct buf_ops *ops; /* buf lock + bufhash to change: by whom verified, or NULL */
 	uint64_t owner;		   /* the same: for whom it was verified */
 	uint8_t *data;		   /* c */
 	struct list hash_link;	   /* bufhash */
@@ -66,18 +69,19 @@ struct buf {
 };
 
 /*
- * Blocks of @block_size bytes up to @blocks.  Called before the first buf_read(), and again with the same
- * size when recovery has changed @blocks; nobody else may be inside.
+ * Blocks of @block_size bytes up to @blocks.  Called before the first buf_read(), and again with
+ * the same size when recovery has changed @blocks; nobody else may be inside.
  */
 void cache_set_geometry(struct cache *cache, uint32_t block_size, blk_t blocks);
 
 /*
- * The block @blk, verified by @ops with @arg on behalf of @owner (a number that says what @arg stands
- * for: 0, or inode and generation).  A block in memory that was verified by other ops or for another
- * owner is verified again, so that one block cannot serve two purposes unchecked.
- * @ahead: how many blocks behind it are worth reading in the same request when it must be read (0: none); they
- * are kept unverified until asked for.
- * -EFSCORRUPTED if @blk lies outside of the file system.  Waits for I/O; ranks below `buf` may be held.
+ * The block @blk, verified by @ops with @arg on behalf of @owner (a number that says what @arg
+ * stands for: 0, or inode and generation).  A block in memory that was verified by other ops or for
+ * another owner is verified again, so that one block cannot serve two purposes unchecked.
+ * @ahead: how many blocks behind it are worth reading in the same request when it must be read (0:
+ * none); they are kept unverified until asked for.
+ * -EFSCORRUPTED if @blk lies outside of the file system.  Waits for I/O; ranks below `buf` may be
+ * held.
  */
 int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
 	     const void *arg, uint32_t ahead, struct buf **ret_buf) MUST_CHECK;
@@ -89,7 +93,7 @@ static inline void buf_put_scope(struct buf **pp) { buf_put(*pp); }
 /* Forgets all buffers: after recovery changed what lies below.  None may be referenced. */
 void cache_forget_buffers(struct cache *cache);
 
-/* ---- pages --------------------------------------------------------------------------------------- */
+/* ---- pages ----------------------------------------------------------------------------------- */
 
 struct mapping;
 
@@ -108,9 +112,9 @@ struct page {
 /*
  * Upcalls of a file's pages, filled in ops/.
  *
- * fill: read the bytes of @count neighbouring pages, ascending, all locked and not uptodate, into their
- * data; what lies behind the end of the file is zeroed.  Called with `invalidate` held shared and no rank
- * above `page`.  All or nothing.
+ * fill: read the bytes of @count neighbouring pages, ascending, all locked and not uptodate, into
+ * their data; what lies behind the end of the file is zeroed.  Called with `invalidate` held shared
+ * and no rank above `page`.  All or nothing.
  */
 struct mapping_ops {
 	int (*fill)(struct mapping *m, struct page *const *pages, size_t count);
@@ -132,9 +136,10 @@ void mapping_finish(struct mapping *m);
 #define PAGES_BATCH_MAX 256u
 
 /*
- * References to the uptodate pages [@first, @first + @count), 1 <= @count <= PAGES_BATCH_MAX.  Missing ones
- * are read, neighbours together, and up to @ahead further missing pages behind them in the same requests.
- * The caller holds `invalidate` shared and no rank from `page` on.  On an error nothing is referenced.
+ * References to the uptodate pages [@first, @first + @count), 1 <= @count <= PAGES_BATCH_MAX.
+ * Missing ones are read, neighbours together, and up to @ahead further missing pages behind them in
+ * the same requests.  The caller holds `invalidate` shared and no rank from `page` on.  On an error
+ * nothing is referenced.
  */
 int pages_get(struct mapping *m, pgoff_t first, size_t count, size_t ahead,
 	      struct page **ret_pages) MUST_CHECK;

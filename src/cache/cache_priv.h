@@ -8,9 +8,9 @@
  *	                      |                  |
  *	                      +--slots_put-->    +--read failed--> GONE --last put--> FREE
  *
- * OWNED: one thread knows it, refs is 1.  INDEXED: found by everybody; evicted only while refs is 0 and
- * its index is locked, so that nobody can find it meanwhile (C2).  GONE: no longer in its index; those
- * who still hold it see the error, and the last of them frees it (C4).
+ * OWNED: one thread knows it, refs is 1.  INDEXED: found by everybody; evicted only while refs is 0
+ * and its index is locked, so that nobody can find it meanwhile (C2).  GONE: no longer in its
+ * index; those who still hold it see the error, and the last of them frees it (C4).
  */
 #ifndef CACHE_CACHE_PRIV_H
 #define CACHE_CACHE_PRIV_H
@@ -35,8 +35,8 @@ enum slot_kind { SLOT_PAGE, SLOT_BUF };
 #define SLAB_SLOTS_MAX 64u
 
 /*
- * Memory for up to 64 neighbours: pages that are read together lie together, and one request fills them
- * in few pieces.
+ * Memory for up to 64 neighbours: pages that are read together lie together, and one request fills
+ * them in few pieces.
  */
 struct slab {
 	struct reclaim_shard *shard; /* c */
@@ -109,15 +109,15 @@ static inline void state_mark_hit(_Atomic uint32_t *state)
 		atomic_fetch_or_explicit(state, STATE_RECENT, memory_order_relaxed);
 }
 
-/* ---- reclaim.c ------------------------------------------------------------------------------------- */
+/* ---- reclaim.c ------------------------------------------------------------------------------- */
 
 void reclaim_init(struct cache *cache);
 /* Frees all memory; no slot may be in use. */
 void reclaim_finish(struct cache *cache);
 
 /*
- * Between @min and @max slots of the kind, each with one reference, state 0 and no index; more than @min
- * only while memory is to be had for less than what is in use.  -ENOMEM: not even @min.
+ * Between @min and @max slots of the kind, each with one reference, state 0 and no index; more than
+ * @min only while memory is to be had for less than what is in use.  -ENOMEM: not even @min.
  */
 int page_slots_get(struct cache *cache, size_t min, size_t max, struct page **ret_pages,
 		   size_t *ret_count) MUST_CHECK;
@@ -131,8 +131,8 @@ void buf_slots_put(struct buf *const *bufs, size_t count);
 void reclaim_barrier(struct cache *cache);
 
 /*
- * The index that eviction has locked: it stays so from one slot to the next, since neighbours in memory
- * mostly belong together.
+ * The index that eviction has locked: it stays so from one slot to the next, since neighbours in
+ * memory mostly belong together.
  */
 struct index_hold {
 	struct mapping *mapping;
@@ -141,14 +141,16 @@ struct index_hold {
 
 void index_hold_release(struct index_hold *hold);
 
-/* ---- buf.c ------------------------------------------------------------------------------------------ */
+/* ---- buf.c ----------------------------------------------------------------------------------- */
 
 int buf_index_init(struct cache *cache) MUST_CHECK;
 void buf_index_finish(struct cache *cache);
-/* Takes an unreferenced buffer out of the index; false if it is referenced, or somebody else did. */
+/*
+ * Takes an unreferenced buffer out of the index; false if it is referenced, or somebody else did.
+ */
 bool buf_evict(struct buf *buf, struct index_hold *hold);
 
-/* ---- page.c ----------------------------------------------------------------------------------------- */
+/* ---- page.c ---------------------------------------------------------------------------------- */
 
 bool page_evict(struct page *page, struct index_hold *hold);
 

@@ -2,13 +2,14 @@
 /*
  * Pages: the data of files, found by their place in the file, filled from above.
  *
- *  G1  While a thread holds the locks of more than one page it has made all of them and put them into
- *      the index itself: it waits for none.  Pages that others are reading are waited for afterwards,
- *      one at a time.
- *  G2  A page whose read failed leaves the index before its lock is given up: those who waited see the
- *      error, and whoever comes later makes a new page (C4).
- *  G3  A page in the index that is unlocked and not uptodate was meant to be read ahead, in a request
- *      that failed.  Nobody knows whether it can be read: the next one who wants it finds out.
+ *  G1  While a thread holds the locks of more than one page it has made all of them and put them
+ *      into the index itself: it waits for none.  Pages that others are reading are waited for
+ *      afterwards, one at a time.
+ *  G2  A page whose read failed leaves the index before its lock is given up: those who waited see
+ *      the error, and whoever comes later makes a new page (C4).
+ *  G3  A page in the index that is unlocked and not uptodate was meant to be read ahead, in a
+ *      request that failed.  Nobody knows whether it can be read: the next one who wants it finds
+ *      out.
  */
 #include "cache/cache_priv.h"
 
@@ -28,7 +29,7 @@ static struct page_counts *counts_of(struct mapping *m, pgoff_t first)
 
 _Static_assert(PAGE_COUNTS == 16, "counts_of() takes four bits");
 
-/* ---- lock bit, states --------------------------------------------------------------------------------- */
+/* ---- lock bit, states ------------------------------------------------------------------------ */
 
 static void page_lock(struct page *page)
 {
@@ -74,7 +75,7 @@ void pages_put(struct page *const *pages, size_t count)
 		page_put(pages[i]);
 }
 
-/* ---- the index ------------------------------------------------------------------------------------------ */
+/* ---- the index ------------------------------------------------------------------------------- */
 
 static void index_remove(struct mapping *m, struct page *page) REQUIRES(&m->lock)
 {
@@ -142,8 +143,8 @@ static size_t index_pop(struct mapping *m, struct page **ret_pages)
 }
 
 /*
- * Reclaim may just have evicted the last page and still be about to unlock the mapping: the barrier waits
- * for it.
+ * Reclaim may just have evicted the last page and still be about to unlock the mapping: the barrier
+ * waits for it.
  */
 void mapping_finish(struct mapping *m) NO_TSA
 {
@@ -159,7 +160,7 @@ void mapping_finish(struct mapping *m) NO_TSA
 	rwlock_finish(&m->lock);
 }
 
-/* ---- filling -------------------------------------------------------------------------------------------- */
+/* ---- filling --------------------------------------------------------------------------------- */
 
 /* The one caller of the slot. */
 static int mapping_fill(struct mapping *m, struct page *const *pages, size_t count)
@@ -192,9 +193,9 @@ static int fill_one(struct mapping *m, struct page *page)
 }
 
 /*
- * Fills @count neighbours, all locked and new, of which the first @wanted were asked for.  If that fails
- * these are tried one by one, so that each gets the error that is its own and no other: somebody may be
- * waiting for a page that can be read.  The rest is left as it is (G3).
+ * Fills @count neighbours, all locked and new, of which the first @wanted were asked for.  If that
+ * fails these are tried one by one, so that each gets the error that is its own and no other:
+ * somebody may be waiting for a page that can be read.  The rest is left as it is (G3).
  */
 static int fill_run(struct mapping *m, struct page *const *pages, size_t count, size_t wanted)
 {
@@ -233,9 +234,12 @@ static int page_wait(struct mapping *m, struct page *page)
 	return err;
 }
 
-/* ---- pages_get ------------------------------------------------------------------------------------------ */
+/* ---- pages_get ------------------------------------------------------------------------------- */
 
-/* References to those of @count pages from @first on that are in the index; returns how many are not. */
+/*
+ * References to those of @count pages from @first on that are in the index; returns how many are
+ * not.
+ */
 static size_t find_pages(struct mapping *m, pgoff_t first, size_t count, struct page **ret_pages)
 {
 	struct page_counts *counts = counts_of(m, first);
@@ -271,8 +275,8 @@ struct fresh {
 };
 
 /*
- * Memory for the @missing pages among pages[0, @count) and up to @ahead behind them.  Locked before anybody
- * can find them (G1).
+ * Memory for the @missing pages among pages[0, @count) and up to @ahead behind them.  Locked before
+ * anybody can find them (G1).
  */
 static int fresh_get(struct mapping *m, pgoff_t first, struct page *const *pages, size_t count,
 		     size_t missing, size_t ahead, struct fresh *fresh)
@@ -299,9 +303,9 @@ static int fresh_get(struct mapping *m, pgoff_t first, struct page *const *pages
 }
 
 /*
- * Puts fresh pages into the index.  Where somebody was faster pages[] gets a reference to his page; what
- * is only read ahead ends there, or with the memory.  Pages that did not get in are moved behind the
- * others.  -ENOMEM if that is true of one that was asked for.
+ * Puts fresh pages into the index.  Where somebody was faster pages[] gets a reference to his page;
+ * what is only read ahead ends there, or with the memory.  Pages that did not get in are moved
+ * behind the others.  -ENOMEM if that is true of one that was asked for.
  */
 static int fresh_insert(struct mapping *m, pgoff_t first, struct page **pages, size_t count,
 			struct fresh *fresh)
@@ -348,7 +352,9 @@ static int fresh_insert(struct mapping *m, pgoff_t first, struct page **pages, s
 	return err;
 }
 
-/* Fills, run by run, what is in the index, and unlocks it.  After an error the rest is left to G3. */
+/*
+ * Fills, run by run, what is in the index, and unlocks it.  After an error the rest is left to G3.
+ */
 static int fresh_fill(struct mapping *m, const struct fresh *fresh, int err)
 {
 	size_t start = 0;

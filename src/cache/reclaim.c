@@ -2,20 +2,22 @@
 /*
  * Memory of buffers and pages: slabs of slots, a budget, and a clock that says what goes first.
  *
- * Memory is taken and given back in slabs; one slot costs no malloc.  When the budget is used up the
- * hand of a shard's clock goes over its slabs: a slot that was wanted since the last turn loses its
- * mark and stays, another one that nobody holds is evicted.  A hit so moves nothing in any list.
+ * Memory is taken and given back in slabs; one slot costs no malloc.  When the budget is used up
+ * the hand of a shard's clock goes over its slabs: a slot that was wanted since the last turn loses
+ * its mark and stays, another one that nobody holds is evicted.  A hit so moves nothing in any
+ * list.
  *
  * Buffers and pages share the budget: what is free goes to the first who wants it, and a kind that
  * has less than its quarter takes a slab away from the other one before it evicts its own.
  *
- *  L1  A slot is in use exactly if its bit in slab->free is clear.  Bits change under the shard's lock.
+ *  L1  A slot is in use exactly if its bit in slab->free is clear.  Bits change under the shard's
+ *      lock.
  *  L2  A mapping whose page is in use cannot go away while the shard of that page is locked, since
  *      mapping_finish() needs that lock to free the page, or in reclaim_barrier().
  *  L3  Slabs without a used slot stand behind all others in `usable`.
  *
- * Locks: one shard at a time, then one index at a time.  Both are held for short, never across I/O or
- * a wait for anything ranked before them (C3).
+ * Locks: one shard at a time, then one index at a time.  Both are held for short, never across I/O
+ * or a wait for anything ranked before them (C3).
  */
 #include "cache/cache_priv.h"
 
@@ -24,7 +26,7 @@
 /* How many slabs one request for memory looks at in the hope of a whole idle one. */
 #define IDLE_SCAN_MAX 64u
 
-/* ---- slabs ----------------------------------------------------------------------------------------- */
+/* ---- slabs ----------------------------------------------------------------------------------- */
 
 static uint64_t all_slots(const struct slab *slab)
 {
@@ -167,7 +169,7 @@ static void slot_release(struct reclaim_shard *shard, struct slab *slab, unsigne
 	}
 }
 
-/* ---- the clock ------------------------------------------------------------------------------------- */
+/* ---- the clock ------------------------------------------------------------------------------- */
 
 void index_hold_release(struct index_hold *hold) NO_TSA
 {
@@ -179,8 +181,8 @@ void index_hold_release(struct index_hold *hold) NO_TSA
 }
 
 /*
- * Nobody holds it: what its last holder did with it is seen here.  A slot that is GONE or owned by the
- * one who allocated it is held.
+ * Nobody holds it: what its last holder did with it is seen here.  A slot that is GONE or owned by
+ * the one who allocated it is held.
  */
 static bool slot_is_idle(const struct slab *slab, unsigned slot)
 {
@@ -221,8 +223,8 @@ static struct slab *clock_next(struct reclaim_shard *shard, enum slot_kind kind)
 }
 
 /*
- * Evicts, a slab at a time, until @want slots are free or the hand went around twice: the first turn
- * takes the marks away.  False if nothing became free.
+ * Evicts, a slab at a time, until @want slots are free or the hand went around twice: the first
+ * turn takes the marks away.  False if nothing became free.
  */
 static bool shard_sweep(struct reclaim_shard *shard, enum slot_kind kind, size_t want)
 	REQUIRES(&shard->lock)
@@ -305,7 +307,7 @@ static bool shard_drop_slab(struct reclaim_shard *shard, enum slot_kind kind)
 	return false;
 }
 
-/* ---- getting slots ----------------------------------------------------------------------------------- */
+/* ---- getting slots --------------------------------------------------------------------------- */
 
 /* Where the slots of one request go: one of the two arrays. */
 struct slot_request {
@@ -471,7 +473,7 @@ int buf_slots_get(struct cache *cache, size_t min, size_t max, struct buf **ret_
 	return 0;
 }
 
-/* ---- giving slots back ------------------------------------------------------------------------------- */
+/* ---- giving slots back ----------------------------------------------------------------------- */
 
 /* Locks the shard of @slab unless it is the one in *@shard already; NULL unlocks. */
 static void shard_switch(struct reclaim_shard **shard, struct slab *slab) NO_TSA
@@ -523,7 +525,7 @@ void reclaim_barrier(struct cache *cache)
 	}
 }
 
-/* ---- begin and end ------------------------------------------------------------------------------------- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 void reclaim_init(struct cache *cache)
 {

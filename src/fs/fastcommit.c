@@ -27,6 +27,8 @@
 #define S_TYPE_MASK 0170000u
 #define S_TYPE_DIR 0040000u
 #define DIR_INLINE_BYTES 60u
+#define EXTENTS_IN_ROOT \
+	((EXT4_I_BLOCK_BYTES - sizeof(struct ext4_extent_header)) / sizeof(struct ext4_extent))
 
 struct fc_view {
 	struct xarray inodes; /* number -> struct fc_inode */
@@ -43,6 +45,14 @@ struct entry {
 	struct entry *same_hash;
 	uint32_t dir;
 	struct fc_dirent de; /* with its name behind it: must be last */
+};
+
+/* A fc_inode and what only replay needs to know about it. */
+struct change {
+	struct fc_inode fc;
+	bool recounted;		     /* i_blocks was made by recount_blocks() */
+	size_t loaded_extents;	     /* when extents were loaded, how many there were */
+	uint64_t loaded_tree_blocks; /* and how many blocks their tree had */
 };
 
 struct replay {
@@ -76,31 +86,34 @@ void fastcommit_destroy(struct fc_view *view)
 			mem_free(container_of(de, struct entry, de));
 		}
 		mem_free(fc->extents);
-		mem_free(fc);
+		mem_free(container_of(fc, struct change, fc));
 	}
 	xarray_finish(&view->inodes);
 	mem_free(view);
 }
 
 /* The changes of inode @ino, made up empty if there are none yet. */
-static int change_of(struct replay *r, uint32_t ino, struct fc_inode **ret_fc)
+static int change_of(struct replay *r, uint32_t ino, struct change **ret_change)
 {
 	struct fc_inode *fc = xarray_find(&r->view->inodes, ino);
+	struct change *c;
 	int err;
 
-	if (fc == NULL) {
-		fc = mem_zalloc(sizeof(*fc));
-		if (fc == NULL)
-			return -ENOMEM;
-		fc->ino = ino;
-		list_init(&fc->dirents);
-		err = xarray_insert(&r->view->inodes, ino, fc);
-		if (err < 0) {
-			mem_free(fc);
-			return err;
-		}
+	if (fc != NULL) {
+		*ret_change = container_of(fc, struct change, fc);
+		return 0;
 	}
-	*ret_fc = fc;
+	c = mem_zalloc(sizeof(*c));
+	if (c == NULL)
+		return -ENOMEM;
+	c->fc.ino = ino;
+	list_init(&c->fc.dirents);
+	err = xarray_insert(&r->view->inodes, ino, &c->fc);
+	if (err < 0) {
+		mem_free(c);
+		return err;
+	}
+	*ret_change = c;
 	return 0;
 }
 
@@ -187,6 +200,30 @@ static void raw_set_blocks(struct replay *r, uint64_t blocks)
 		r->raw->l_i_blocks_high = le16_make((uint16_t)(blocks >> 32));
 }
 
+/* i_blocks of @raw in blocks of the file system. */
+static uint64_t raw_blocks(const struct replay *r, const struct ext4_inode *raw)
+{
+	uint64_t blocks = le32_get(raw->i_blocks_lo);
+
+	if (geom_has_ro_compat(&r->fs->geom, EXT4_FEATURE_RO_COMPAT_HUGE_FILE))
+		blocks |= (uint64_t)le16_get(raw->l_i_blocks_high) << 32;
+	if (le32_get(raw->i_flags) & EXT4_HUGE_FILE_FL)
+		return blocks;
+	return blocks / (r->fs->geom.block_size / 512);
+}
+
+/* The same without the block of xattrs: data and tree. */
+static uint64_t raw_file_blocks(const struct replay *r, const struct change *c,
+				const struct ext4_inode *raw)
+{
+	uint64_t blocks = raw_blocks(r, raw);
+
+	if (!c->recounted &&
+	    (le32_get(raw->i_file_acl_lo) != 0 || le16_get(raw->l_i_file_acl_high) != 0))
+		blocks -= min_u64(blocks, 1);
+	return blocks;
+}
+
 /* ---- extents --------------------------------------------------------------------------------- */
 
 /*
@@ -217,23 +254,27 @@ static int extents_reserve(struct fc_inode *fc, size_t more)
 }
 
 /* The inode has no blocks now, whatever its tree says. */
-static void extents_clear(struct fc_inode *fc)
+static void extents_clear(struct change *c)
 {
-	mem_free(fc->extents);
-	fc->extents = NULL;
-	fc->extents_count = 0;
-	fc->has_extents = true;
+	mem_free(c->fc.extents);
+	c->fc.extents = NULL;
+	c->fc.extents_count = 0;
+	c->fc.has_extents = true;
+	c->loaded_extents = 0;
+	c->loaded_tree_blocks = 0;
 }
 
-static void extents_drop(struct fc_inode *fc)
+static void extents_drop(struct change *c)
 {
-	extents_clear(fc);
-	fc->has_extents = false;
+	extents_clear(c);
+	c->fc.has_extents = false;
 }
 
-/* Reads all extents of @ip from its tree or map; as many as lie on disk, so bounded by that. */
-static int extents_load(struct inode *ip, struct fc_inode *fc)
+/* Reads all extents of @ip from its tree; as many as lie on disk, so bounded by that. */
+static int extents_load(const struct replay *r, struct inode *ip, struct change *c)
 {
+	uint64_t data = 0, blocks = raw_file_blocks(r, c, ip->raw);
+	struct fc_inode *fc = &c->fc;
 	int err = 0;
 
 	if (ip->state != INODE_BLOCKS && ip->state != INODE_EMPTY)
@@ -252,12 +293,15 @@ static int extents_load(struct inode *ip, struct fc_inode *fc)
 		if (err < 0)
 			break;
 		fc->extents[fc->extents_count++] = ext;
+		data += ext.count;
 	}
 	if (err < 0) {
-		extents_drop(fc);
+		extents_drop(c);
 		return err;
 	}
 	fc->has_extents = true;
+	c->loaded_extents = fc->extents_count;
+	c->loaded_tree_blocks = blocks - min_u64(blocks, data);
 	return 0;
 }
 
@@ -353,18 +397,18 @@ static int extents_put(struct fc_inode *fc, const struct map_ext *new)
 static int replay_range(struct replay *r, uint32_t ino, const struct map_ext *ext)
 {
 	struct inode *ip INODE_SCOPE = NULL;
-	struct fc_inode *fc;
+	struct change *c;
 	int err;
 
 	err = get_used(r, ino, &ip);
 	if (err < 0 || ip == NULL || !inode_has_flag(ip, EXT4_EXTENTS_FL))
 		return err;
-	err = change_of(r, ino, &fc);
-	if (err == 0 && !fc->has_extents)
-		err = extents_load(ip, fc);
+	err = change_of(r, ino, &c);
+	if (err == 0 && !c->fc.has_extents)
+		err = extents_load(r, ip, c);
 	if (err < 0)
 		return err;
-	return extents_put(fc, ext);
+	return extents_put(&c->fc, ext);
 }
 
 static int replay_add_range(struct replay *r, const uint8_t *value)
@@ -408,59 +452,69 @@ static int replay_del_range(struct replay *r, const uint8_t *value)
 
 /* ---- whole inodes ---------------------------------------------------------------------------- */
 
-/* How many blocks the extents of the inode at hand map, if they fit into the inode itself. */
-static bool count_in_root(const struct replay *r, const struct fc_inode *fc, uint64_t *ret_count)
+/* Data blocks of an extent tree that consists of its root only. */
+static uint64_t root_data_blocks(const uint8_t *body)
 {
-	const size_t max = (EXT4_I_BLOCK_BYTES - sizeof(struct ext4_extent_header)) /
-			   sizeof(struct ext4_extent);
-	const uint8_t *body = (const uint8_t *)r->raw->i_block;
 	struct ext4_extent_header eh;
-	size_t entries = fc->extents_count;
 	uint64_t count = 0;
 
 	memcpy(&eh, body, sizeof(eh));
-	if (!fc->has_extents)
-		entries = le16_get(eh.eh_entries);
-	if (le16_get(eh.eh_depth) != 0 || entries > max)
-		return false;
-	for (size_t i = 0; i < entries; i++) {
+	for (size_t i = 0; i < le16_get(eh.eh_entries) && i < EXTENTS_IN_ROOT; i++) {
 		struct ext4_extent ex;
 		uint32_t len;
 
 		memcpy(&ex, body + sizeof(eh) + i * sizeof(ex), sizeof(ex));
 		len = le16_get(ex.ee_len);
-		if (fc->has_extents)
-			len = fc->extents[i].count;
-		else if (len > EXT_INIT_MAX_LEN)
-			len -= EXT_INIT_MAX_LEN;
-		count += len;
+		count += len > EXT_INIT_MAX_LEN ? len - EXT_INIT_MAX_LEN : len;
 	}
-	*ret_count = count;
-	return true;
+	return count;
+}
+
+/*
+ * How many blocks the tree of changed extents would have.  There is none to count, so this is an
+ * estimate, right where the root is enough and where no leaf is split: as many as the tree had, at
+ * least what that many extents need, and of a tree that loses extents the share that is left.
+ */
+static uint64_t tree_blocks(const struct replay *r, const struct change *c)
+{
+	const size_t room = (r->fs->geom.block_size - sizeof(struct ext4_extent_header)) /
+			    sizeof(struct ext4_extent);
+	uint64_t least = 0, blocks = c->loaded_tree_blocks;
+
+	for (uint64_t nodes = c->fc.extents_count; nodes > EXTENTS_IN_ROOT;) {
+		nodes = div_round_up(nodes, room);
+		least += nodes;
+	}
+	if (c->fc.extents_count < c->loaded_extents)
+		blocks = div_round_up(blocks * c->fc.extents_count, c->loaded_extents);
+	return max_u64(least, blocks);
 }
 
 /*
  * i_blocks as the kernel's replay counts it: blocks of data and of the tree, without the block of
- * xattrs, which it forgets.  Where there is a tree, its blocks are those the writer counted: the
- * one that the kernel's replay would build is nowhere, and may have a block more or less.  (Nor
- * does the writer's count fit with bigalloc, as it has whole clusters.)
+ * xattrs, which it forgets.  @before: what the inode had, right as long as its extents stay.
  */
-static void recount_blocks(struct replay *r, const struct fc_inode *fc)
+static void recount_blocks(struct replay *r, struct change *c, uint64_t before)
 {
-	struct ext4_inode *raw = r->raw;
-	uint32_t flags = le32_get(raw->i_flags), sectors = r->fs->geom.block_size / 512;
-	uint64_t blocks = le32_get(raw->i_blocks_lo), count;
+	struct ext4_extent_header eh;
+	uint64_t blocks = before, per = r->fs->geom.block_size / 512;
+	uint32_t flags = le32_get(r->raw->i_flags) & ~EXT4_HUGE_FILE_FL;
 
-	if (count_in_root(r, fc, &count)) {
-		raw->i_flags = le32_make(flags & ~EXT4_HUGE_FILE_FL);
-		raw_set_blocks(r, count * sectors);
-		return;
+	memcpy(&eh, r->raw->i_block, sizeof(eh));
+	if (c->fc.has_extents) {
+		blocks = tree_blocks(r, c);
+		for (size_t i = 0; i < c->fc.extents_count; i++)
+			blocks += c->fc.extents[i].count;
+	} else if (le16_get(eh.eh_depth) == 0) {
+		blocks = root_data_blocks((const uint8_t *)r->raw->i_block);
 	}
-	if (geom_has_ro_compat(&r->fs->geom, EXT4_FEATURE_RO_COMPAT_HUGE_FILE))
-		blocks |= (uint64_t)le16_get(raw->l_i_blocks_high) << 32;
-	if (le32_get(raw->i_file_acl_lo) != 0 || le16_get(raw->l_i_file_acl_high) != 0)
-		blocks -= min_u64(blocks, flags & EXT4_HUGE_FILE_FL ? 1 : sectors);
-	raw_set_blocks(r, blocks);
+	if (blocks * per >> 48 != 0) {
+		flags |= EXT4_HUGE_FILE_FL;
+		per = 1;
+	}
+	r->raw->i_flags = le32_make(flags);
+	raw_set_blocks(r, blocks * per);
+	c->recounted = true;
 }
 
 /*
@@ -477,7 +531,8 @@ static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
 	size_t count = bytes - sizeof(struct ext4_fc_inode);
 	struct ext4_extent_header eh;
 	struct ext4_fc_inode head;
-	struct fc_inode *fc;
+	struct change *c;
+	uint64_t before;
 	uint32_t flags;
 	int err;
 
@@ -486,11 +541,13 @@ static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
 		return corrupt("inode %u: has %zu bytes, %u at most", le32_get(head.fc_ino), count,
 			       r->fs->geom.inode_size);
 	err = raw_load(r, le32_get(head.fc_ino));
-	if (err == 0)
-		err = change_of(r, r->ino, &fc);
+	if (err < 0)
+		return err;
+	err = change_of(r, r->ino, &c);
 	if (err < 0)
 		return err;
 
+	before = raw_file_blocks(r, c, r->raw);
 	memcpy(r->raw, from, block_at);
 	memcpy((uint8_t *)r->raw + behind, from + behind, count - behind);
 	flags = le32_get(r->raw->i_flags);
@@ -499,16 +556,15 @@ static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
 		if (le16_get(eh.eh_magic) != EXT4_EXT_MAGIC) {
 			eh = (struct ext4_extent_header){
 				.eh_magic = le16_make(EXT4_EXT_MAGIC),
-				.eh_max = le16_make((EXT4_I_BLOCK_BYTES - sizeof(eh)) /
-						    sizeof(struct ext4_extent)),
+				.eh_max = le16_make(EXTENTS_IN_ROOT),
 			};
 			memcpy(r->raw->i_block, &eh, sizeof(eh));
-			extents_clear(fc);
+			extents_clear(c);
 		}
-		recount_blocks(r, fc);
+		recount_blocks(r, c, before);
 	} else {
 		memcpy(r->raw->i_block, from + block_at, EXT4_I_BLOCK_BYTES);
-		extents_drop(fc);
+		extents_drop(c);
 	}
 	return raw_store(r);
 }
@@ -516,14 +572,14 @@ static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
 /* The last link to the inode at hand is gone: what it held is, too. */
 static int delete_inode(struct replay *r)
 {
-	struct fc_inode *fc;
+	struct change *c;
 	int err;
 
-	err = change_of(r, r->ino, &fc);
+	err = change_of(r, r->ino, &c);
 	if (err < 0)
 		return err;
-	extents_clear(fc);
-	list_for_each(pos, &fc->dirents)
+	extents_clear(c);
+	list_for_each(pos, &c->fc.dirents)
 		list_entry(pos, struct fc_dirent, link)->ino = 0;
 	r->raw->i_size_lo = r->raw->i_size_high = le32_make(0);
 	r->raw->i_dtime = r->raw->i_ctime;
@@ -698,7 +754,7 @@ static int look_up(struct replay *r, const struct dentry *d, struct target *ret_
 static int replay_link(struct replay *r, const struct dentry *d)
 {
 	struct target what;
-	struct fc_inode *fc;
+	struct change *c;
 	uint32_t found;
 	bool skip;
 	int err;
@@ -706,9 +762,9 @@ static int replay_link(struct replay *r, const struct dentry *d)
 	err = look_up(r, d, &what, &found, &skip);
 	if (err < 0 || skip || found != 0)
 		return err;
-	err = change_of(r, d->dir, &fc);
+	err = change_of(r, d->dir, &c);
 	if (err == 0)
-		err = entry_set(r, fc, d->name, d->name_len, what);
+		err = entry_set(r, &c->fc, d->name, d->name_len, what);
 	if (err == 0)
 		err = change_links(r, d->ino, 1);
 	return err;
@@ -722,7 +778,7 @@ static int replay_unlink(struct replay *r, const struct dentry *d)
 {
 	const struct target nothing = { 0 };
 	struct target what;
-	struct fc_inode *fc;
+	struct change *c;
 	uint32_t found;
 	bool skip;
 	int err;
@@ -731,9 +787,9 @@ static int replay_unlink(struct replay *r, const struct dentry *d)
 	if (err < 0 || skip || found == 0)
 		return err;
 	if (found == d->ino) {
-		err = change_of(r, d->dir, &fc);
+		err = change_of(r, d->dir, &c);
 		if (err == 0)
-			err = entry_set(r, fc, d->name, d->name_len, nothing);
+			err = entry_set(r, &c->fc, d->name, d->name_len, nothing);
 		if (err < 0)
 			return err;
 	}
@@ -746,15 +802,16 @@ static int make_dir(struct replay *r, uint32_t ino, uint32_t parent)
 	const struct target up = { .ino = parent, .type = EXT4_FT_DIR };
 	uint32_t size = r->fs->geom.block_size;
 	struct ext4_dir_entry_2 free_entry;
-	struct fc_inode *fc;
+	struct change *c;
 	int err;
 
 	err = raw_load(r, ino);
-	if (err == 0)
-		err = change_of(r, ino, &fc);
 	if (err < 0)
 		return err;
-	list_for_each(pos, &fc->dirents)
+	err = change_of(r, ino, &c);
+	if (err < 0)
+		return err;
+	list_for_each(pos, &c->fc.dirents)
 		list_entry(pos, struct fc_dirent, link)->ino = 0;
 	if (le32_get(r->raw->i_flags) & EXT4_INLINE_DATA_FL) {
 		uint8_t *body = (uint8_t *)r->raw->i_block;
@@ -768,8 +825,8 @@ static int make_dir(struct replay *r, uint32_t ino, uint32_t parent)
 		memcpy(body, &dotdot, sizeof(dotdot));
 		memcpy(body + sizeof(dotdot), &free_entry, sizeof(free_entry));
 	} else {
-		extents_clear(fc);
-		err = entry_set(r, fc, "..", 2, up);
+		extents_clear(c);
+		err = entry_set(r, &c->fc, "..", 2, up);
 		if (err < 0)
 			return err;
 	}

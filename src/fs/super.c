@@ -198,7 +198,9 @@ static int journal_runs_of_device(struct uext4_fs *fs, struct dev *dev, struct r
 	blocks = min_u64(le32_get(sb.s_blocks_count_lo), dev->size >> g->block_bits);
 	if (blocks <= first)
 		return fail(-ENOTRECOVERABLE, "the journal device is too small");
-	return runs_add(runs, 0, (uint32_t)(blocks - first), first);
+	/* Blocks of the log are numbered as on the device; only the journal's superblock is block 0. */
+	err = runs_add(runs, 0, 1, first);
+	return err < 0 ? err : runs_add(runs, 1, (uint32_t)(blocks - 1), 1);
 }
 
 static int journal_find(struct uext4_fs *fs, struct dev *external, struct journal **ret_journal)

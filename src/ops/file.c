@@ -2,8 +2,8 @@
 /*
  * The contents of regular files: how their pages are filled, reading, seeking, and where they lie.
  *
- * Every read goes through the page cache.  Where a byte comes from (a block, a hole, the inode itself) is
- * decided in one place, file_fill().
+ * Every read goes through the page cache.  Where a byte comes from (a block, a hole, the inode
+ * itself) is decided in one place, file_fill().
  *
  *  F1  A page holds zeros behind the end of the file, whatever lies on disk there.
  *  F2  Memory of the caller is touched with nothing held but references to pages (M7).
@@ -59,7 +59,7 @@ static int run_at(struct inode *ip, uint64_t offset, struct file_run *ret_run)
 	int err;
 
 	if (logical >= UINT32_MAX) /* only if the size is wrong */
-		return corrupt("inode %u: there is no byte %" PRIu64 " in a file of 2^32 - 1 blocks",
+		return corrupt("inode %u: no file of 2^32 - 1 blocks has a byte %" PRIu64,
 			       ip->ino, offset);
 	err = map_read(ip, (lblk_t)logical, &ext);
 	if (err < 0)
@@ -72,9 +72,11 @@ static int run_at(struct inode *ip, uint64_t offset, struct file_run *ret_run)
 	return 0;
 }
 
-/* ---- filling pages ------------------------------------------------------------------------------------ */
+/* ---- filling pages --------------------------------------------------------------------------- */
 
-/* Pages to be filled, and a device request that grows as long as its bytes are neighbours on disk. */
+/*
+ * Pages to be filled, and a device request that grows as long as its bytes are neighbours on disk.
+ */
 struct fill {
 	struct inode *ip;
 	struct page *const *pages;
@@ -232,11 +234,12 @@ static int file_fill(struct mapping *m, struct page *const *pages, size_t count)
 
 const struct mapping_ops file_mapping_ops = { .fill = file_fill };
 
-/* ---- read ------------------------------------------------------------------------------------------------ */
+/* ---- read ------------------------------------------------------------------------------------ */
 
 /*
- * How many pages behind [@offset, @offset + @len) are worth reading now.  Some for a reader that goes on
- * where the last one stopped (the first byte counts as that), the more the longer it has been at it.
+ * How many pages behind [@offset, @offset + @len) are worth reading now.  Some for a reader that
+ * goes on where the last one stopped (the first byte counts as that), the more the longer it has
+ * been at it.
  */
 static size_t ahead_of(struct inode *ip, uint64_t offset, uint64_t len, uint64_t size)
 {
@@ -284,7 +287,8 @@ int file_read(struct inode *ip, void *user, size_t len, uint64_t offset, size_t 
 
 	while (at < end) {
 		pgoff_t first = at >> PAGE_BITS;
-		size_t count = (size_t)min_u64(PAGES_BATCH_MAX, ((end - 1) >> PAGE_BITS) - first + 1);
+		uint64_t pages_left = ((end - 1) >> PAGE_BITS) - first + 1;
+		size_t count = (size_t)min_u64(PAGES_BATCH_MAX, pages_left);
 		size_t bytes = (size_t)(min_u64(end, (first + count) << PAGE_BITS) - at);
 
 		rwlock_read(&ip->invalidate);
@@ -319,7 +323,7 @@ void file_prefetch(struct inode *ip, uint64_t offset, uint64_t len)
 	}
 }
 
-/* ---- where the data is --------------------------------------------------------------------------------- */
+/* ---- where the data is ----------------------------------------------------------------------- */
 
 int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
 {
@@ -378,8 +382,8 @@ static bool extent_continues(const struct uext4_extent *before, const struct uex
 }
 
 /*
- * The extents between blocks @at and @end.  Goes on over holes behind @end, to know whether the last one
- * found is the last of the file.
+ * The extents between blocks @at and @end.  Goes on over holes behind @end, to know whether the
+ * last one found is the last of the file.
  */
 static int block_extents(struct inode *ip, lblk_t at, lblk_t end, struct uext4_extent *extents,
 			 size_t max, size_t *ret_count)

@@ -2,8 +2,8 @@
 /*
  * Targets of symlinks: in i_block (fast), in i_block and system.data (inline), or in one block.
  *
- * A target is as long as the size says, without NUL; a size that no place has room for, or a NUL inside, is
- * damage.
+ * A target is as long as the size says, without NUL; a size that no place has room for, or a NUL
+ * inside, is damage.
  */
 #include "ops/ops.h"
 
@@ -11,7 +11,10 @@
 
 #include <inttypes.h>
 
-/* A target has no structure and no checksum; what it must be depends on the size: see symlink_read(). */
+/*
+ * A target has no structure and no checksum; what it must be depends on the size: see
+ * symlink_read().
+ */
 static int target_verify(const void *data UNUSED, uint32_t bytes UNUSED, blk_t blk UNUSED,
 			 const void *arg UNUSED)
 {

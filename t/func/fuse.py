@@ -2,16 +2,17 @@
 # SPDX-License-Identifier: MIT
 """The FUSE mount as a program: when it starts, what it says, whom it lets in, how it ends.
 
-That every kind of image is shown as the kernel shows it is t/matrix.py's business; here one rich tree
-is enough, and the kernel's own mount of it is the judge.
+That every kind of image is shown as the kernel shows it is t/matrix.py's business; here one rich
+tree is enough, and the kernel's own mount of it is the judge.
 
-    refuse   what cannot be mounted: the status, the reason on stderr, and that nothing is left behind
+    refuse   what cannot be mounted: the status, the reason on stderr, and nothing left behind
     life     from ready to gone: signals, umount, the image untouched
     show     the same tree as the kernel's, for root and for others; options that change the view
     damage   one bad inode is an error of that inode alone
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
@@ -39,7 +40,7 @@ LACKS = ("crtime", "fiemap", "fsid")
 EXIT_FAILED, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_BUSY, EXIT_CORRUPT, EXIT_JOURNAL = range(1, 7)
 
 
-# ---- around one mount ------------------------------------------------------------------------
+# ---- around one mount --------------------------------------------------------------------------
 
 
 def small_image(path, *arguments, size="8M"):
@@ -81,9 +82,15 @@ def mount_line(directory):
     return None
 
 
+def umount_quietly(directory):
+    subprocess.run(["umount", "-l", directory], stderr=subprocess.DEVNULL, check=False)
+
+
 def call(ctx, *arguments, program=None):
     """Runs `uext4 mount`; returns (status, stderr)."""
     argv = [program] if program else [ctx.options.uext4, "mount"]
+    if len(arguments) > 1:
+        harness.at_end(umount_quietly, os.path.abspath(arguments[1]))
     # A file, not a pipe: the server would keep it open.
     with open(ctx.path("stderr"), "w+b") as log:
         result = subprocess.run([*argv, *arguments], stdin=subprocess.DEVNULL, stdout=log,
@@ -96,7 +103,6 @@ def call(ctx, *arguments, program=None):
 def mounted(ctx, image, directory, options="ro", program=None):
     """A mount of ours, and that its end leaves no process."""
     os.makedirs(directory, exist_ok=True)
-    entry = harness.at_end(harness._umount_quietly, directory)
     status, text = call(ctx, image, directory, "-o", options, program=program)
     if status != 0:
         raise Failed(f"mount -o {options} exited {status}", text.splitlines())
@@ -106,7 +112,6 @@ def mounted(ctx, image, directory, options="ro", program=None):
         yield directory
     finally:
         run("fusermount3", "-u", directory)
-        harness.done(entry)
         if not program:
             wait_until("the end of the server", lambda: not servers_of(image))
 
@@ -215,7 +220,7 @@ REFUSE = ["image missing", "image is no file system", "image is a directory", "d
           "helper's status", "image untouched"]
 
 
-# ---- life ----------------------------------------------------------------------------------------
+# ---- life --------------------------------------------------------------------------------------
 
 
 def life(ctx):
@@ -280,6 +285,7 @@ def life(ctx):
             with open(ctx.path("log"), "w+b") as log:
                 server = subprocess.Popen([ctx.options.uext4, "mount", "-f", image, target],
                                           stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                harness.at_end(umount_quietly, target)
                 entry = harness.at_end(server.kill)
                 wait_until("the mount", lambda: mount_line(target))
                 os.listdir(target)
@@ -356,7 +362,7 @@ LIFE = ["proc mounts", "says read-only", "writes are refused", "relative paths",
         "options without effect", "image untouched"]
 
 
-# ---- show ------------------------------------------------------------------------------------------
+# ---- show --------------------------------------------------------------------------------------
 
 
 def as_user(uid, gid, function):
@@ -423,6 +429,28 @@ def read_all(root, paths):
                 at += len(data)
         found[path] = digest.value()
     return found
+
+
+def make_handle(path):
+    """name_to_handle_at(2): the bytes of a struct file_handle."""
+    raw = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 136)
+    if harness.libc.name_to_handle_at(-100, os.fsencode(path), raw, ctypes.byref(ctypes.c_int()),
+                                      0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+    return raw.raw
+
+
+def open_handle(mount_fd, raw):
+    fd = harness.libc.open_by_handle_at(mount_fd, ctypes.create_string_buffer(raw, len(raw)),
+                                        os.O_RDONLY)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return fd
+
+
+def with_node(raw, node):
+    """The handle of another FUSE node: its id stands first, the high word before the low one."""
+    return raw[:8] + struct.pack("=II", node >> 32, node & 0xFFFFFFFF) + raw[16:]
 
 
 def show(ctx):
@@ -520,7 +548,8 @@ def show(ctx):
     def kernel_option():
         with mounted(ctx, image, ours, "kernel"):
             options = set(mount_line(ours)[2])
-            if {"nosuid", "nodev"} & options or not {"default_permissions", "allow_other"} <= options:
+            needed = {"default_permissions", "allow_other"}
+            if {"nosuid", "nodev"} & options or not needed <= options:
                 raise Failed(f"mounted with {options}")
 
     def offset():
@@ -546,6 +575,28 @@ def show(ctx):
                 expect("bytes beyond the int", struct.unpack("=ii", word)[1], 7)
                 expect("another ioctl", attempt(fcntl.ioctl, f, 0x5401, bytes(64)), "ENOTTY")
 
+    def handles():
+        """As an NFS server uses them: made in one mount, opened in another that knows nothing."""
+        handle = {}
+        with mounted(ctx, image, ours):
+            for path in ("types/reg", "dirs"):
+                handle[path] = make_handle(f"{ours}/{path}")
+        with mounted(ctx, image, ours):
+            root = os.open(ours, os.O_RDONLY)
+            try:
+                for path, raw in handle.items():
+                    fd = open_handle(root, raw)
+                    got, right = os.fstat(fd), os.stat(f"{ours}/{path}")
+                    os.close(fd)
+                    expect(path, (got.st_ino, got.st_size), (right.st_ino, right.st_size))
+                # Node ids that were never given out: the root's number, the journal, nothing.
+                for node in (0, 2, 8, 2**32 + 12, 2**32 - 1):
+                    expect(f"node {node}", attempt(open_handle, root, with_node(raw, node)),
+                           "ESTALE")
+            finally:
+                os.close(root)
+
+    ctx.test("file handles", handles)
     ctx.test("minixdf", minixdf)
     ctx.test("uid, gid, umask", owners)
     ctx.test("acl and noacl", acl_options)
@@ -558,11 +609,11 @@ def show(ctx):
 
 
 SHOW = ["same as the kernel", "other users", "other users without allow_other", "parallel readers",
-        "minixdf", "uid, gid, umask", "acl and noacl", "fakeroot", "kernel", "offset", "names",
-        "ioctls", "image untouched"]
+        "file handles", "minixdf", "uid, gid, umask", "acl and noacl", "fakeroot", "kernel",
+        "offset", "names", "ioctls", "image untouched"]
 
 
-# ---- damage ----------------------------------------------------------------------------------------
+# ---- damage ------------------------------------------------------------------------------------
 
 
 def damage(ctx):
@@ -593,6 +644,7 @@ def damage(ctx):
         with open(ctx.path("log"), "w+b") as log:
             server = subprocess.Popen([ctx.options.uext4, "mount", "-f", image, target, "-oro"],
                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            harness.at_end(umount_quietly, target)
             entry = harness.at_end(server.kill)
             wait_until("the mount", lambda: mount_line(target))
             attempt(os.stat, f"{target}/bad")
@@ -621,7 +673,10 @@ def needs_fuse(function):
 
 
 if __name__ == "__main__":
-    harness.main(harness.parse_options(__doc__), [
+    chosen = harness.parse_options(__doc__)
+    if chosen.work:
+        chosen.work = os.path.realpath(chosen.work)  # as /proc/mounts has it
+    harness.main(chosen, [
         harness.Job("show", needs_fuse(show), SHOW),
         harness.Job("life", needs_fuse(life), LIFE),
         harness.Job("refuse", needs_fuse(refuse), REFUSE),

@@ -13,7 +13,8 @@ from .manifest import EXTENT_UNWRITTEN, format_time, merge
 VISIBLE_FLAGS = 0x705BDFFF  # i_flags bits that GETFLAGS shows
 
 _FIELDS = re.compile(
-    r"Inode: (?P<ino>\d+)\s+Type: (?P<type>.+?)\s+Mode:\s+(?P<mode>\d+)\s+Flags: (?P<flags>0x[0-9a-f]+)\n"
+    r"Inode: (?P<ino>\d+)\s+Type: (?P<type>.+?)\s+Mode:\s+(?P<mode>\d+)\s+"
+    r"Flags: (?P<flags>0x[0-9a-f]+)\n"
     r"Generation: (?P<generation>\d+)\s+Version: .*\n"
     r"User:\s*(?P<uid>-?\d+)\s+Group:\s*(?P<gid>-?\d+)(?:\s+Project:\s*(?P<projid>-?\d+))?\s+"
     r"Size: (?P<size>\d+)\n"

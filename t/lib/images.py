@@ -34,7 +34,7 @@ class Recipe:
     extras  of tree.build()
     before, after   functions of (Image), run after mke2fs and after filling
     full    large holes are read, too
-    ignore  what compare() has to excuse for this image
+    extended, external_journal   mke2fs -E; a journal on a device of its own
     """
 
     def __init__(self, name, mke2fs, size=64, mount="", read="", extras=(), before=(), after=(),
@@ -109,7 +109,6 @@ def project_ids(image):
 def share_blocks(image):
     """Lets two files have the same blocks, as a deduplicated read-only image does."""
     source, copy = "/sizes/s65536", "/sizes/shared-copy"
-    os.makedirs(os.path.dirname(image.path), exist_ok=True)
     with open(image.path + ".empty", "wb"):
         pass
     debugfs(image.path, [f"write {image.path}.empty {copy}"], write=True)
@@ -139,23 +138,18 @@ def inode_bytes(dump):
 # ---- the recipes -------------------------------------------------------------------------------
 
 
-def _ext(version, block, rest="", **more):
-    return {"mke2fs": f"-t {version} -b {block} {rest}", **more}
-
-
 def recipes():
     """All images that the kernel fills and mounts."""
     r = []
 
     def add(name, version, block, rest="", **more):
-        r.append(Recipe(name, **_ext(version, block, rest, **more)))
+        r.append(Recipe(name, f"-t {version} -b {block} {rest}", **more))
 
     # The order is that of running: the slow ones first, so that the end is not waiting for one.
     add("large-dir-1k", "ext4", 1024, "-O large_dir", size=128, extras=("long",))
     add("ext4-d13-4k", "ext4", 4096, f"-O {EXT4_D13}", size=128, extras=("big",),
         after=(tune2fs("-U", "9d1c3c0e-5a83-4f8b-8f63-0f3f6f1f9a10"), old_times), full=True)
-    add("ext4-inline-256", "ext4", 4096, "-O inline_data -I 256", extras=("big",),
-        after=(old_times,))
+    add("ext4-inline-256", "ext4", 4096, "-O inline_data -I 256", after=(old_times,))
     add("ext2-1k", "ext2", 1024, "-I 128", full=True)
 
     # Versions, block sizes and inode sizes.
@@ -228,7 +222,7 @@ def recipes():
         extended="packed_meta_blocks=1,num_backup_sb=0,lazy_itable_init=0")
     add("verity-feature", "ext4", 4096, after=(tune2fs("-O", "verity"),))
     add("stable-inodes", "ext4", 4096, after=(tune2fs("-O", "stable_inodes"),))
-    add("encrypt-feature-off", "ext4", 4096, "-O ^resize_inode,^dir_nlink", size=40)
+    add("resize-inode-off", "ext4", 4096, "-O ^resize_inode", size=40)
     add("shared-blocks", "ext4", 4096, after=(share_blocks,))
     return r
 

@@ -53,7 +53,8 @@ def acl_value(text):
         if len(parts) > 2 and (parts[1] or len(parts) > 3):
             qualifier = int(parts[3] if len(parts) > 3 else parts[1])
         perm = parts[2] if len(parts) > 2 else parts[-1]
-        entries.append((letter, qualifier, sum(bit for bit, c in zip((4, 2, 1), "rwx") if c in perm)))
+        bits = sum(bit for bit, c in zip((4, 2, 1), "rwx") if c in perm)
+        entries.append((letter, qualifier, bits))
     order = {"u": 0, "g": 1, "m": 2, "o": 3}
     entries.sort(key=lambda e: (order[e[0]], e[1] is not None, e[1] or 0))
     return acl(entries)
@@ -107,7 +108,7 @@ def _record(archive, member):
 
 
 def from_tar(path):
-    """The manifest of an archive, in which a further name of an inode has `link` instead of `ino`."""
+    """The manifest of an archive, in which a further name of an inode has `link`, not `ino`."""
     records = {}
     with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
         for member in archive:

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cache/: that buffers and pages are read and verified once however many ask (C1), stay while they are
- * held (C2), that memory is bounded (C3) and errors reach those who waited and nobody else (C4); what is
- * read in one request; and all of it at random against the known contents, with several threads, with
- * every allocation and every read failing once.
+ * cache/: that buffers and pages are read and verified once however many ask (C1), stay while they
+ * are held (C2), that memory is bounded (C3) and errors reach those who waited and nobody else
+ * (C4); what is read in one request; and all of it at random against the known contents, with
+ * several threads, with every allocation and every read failing once.
  *
- * The device and the files have contents that can be computed from the place, and count what is read.
+ * The device and the files have contents that can be computed from the place, and count what is
+ * read.
  *
  * Usage: cache [SEED]
  */
@@ -62,7 +63,7 @@ static void run_threads(void *(*body)(void *), void *arg)
 		CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
-/* ---- a device that counts ------------------------------------------------------------------------ */
+/* ---- a device that counts -------------------------------------------------------------------- */
 
 #define DISK_BYTES (8 * MIB)
 #define DISK_UNIT 1024u /* smallest block */
@@ -154,7 +155,7 @@ static struct cache_stats stats_of(struct cache *cache)
 	return stats;
 }
 
-/* ---- two kinds of block -------------------------------------------------------------------------- */
+/* ---- two kinds of block ---------------------------------------------------------------------- */
 
 struct verify_counts {
 	_Atomic uint32_t of_block[DISK_UNITS];
@@ -193,7 +194,7 @@ static int setup(void **state UNUSED)
 	return 0;
 }
 
-/* ---- buffers ---------------------------------------------------------------------------------------- */
+/* ---- buffers --------------------------------------------------------------------------------- */
 
 static void buf_is_read_and_verified_once(void **state UNUSED)
 {
@@ -414,7 +415,7 @@ static void buf_error_reaches_all_who_waited(void **state UNUSED)
 	cache_destroy(cache);
 }
 
-/* ---- files --------------------------------------------------------------------------------------------- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 #define FILE_PAGES 2048u
 
@@ -623,7 +624,7 @@ static void pages_are_filled_once_for_many(void **state UNUSED)
 	}
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static void referenced_stays_in_place(void **state UNUSED)
 {
@@ -730,7 +731,7 @@ static void stream_spares_what_is_used(void **state UNUSED)
 	cache_destroy(cache);
 }
 
-/* ---- at random -------------------------------------------------------------------------------------------- */
+/* ---- at random ------------------------------------------------------------------------------- */
 
 #define WORLD_FILES 6u
 
@@ -846,7 +847,7 @@ static void random_operations_of_many(void **state UNUSED)
 	world_finish(&w);
 }
 
-/* ---- faults ------------------------------------------------------------------------------------------------- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 /* What fails: the @nth allocation, or the @nth read of @dev if that is a failing device. */
 struct fault {
@@ -876,7 +877,10 @@ static void fault_end(struct fault *fault)
 	}
 }
 
-/* The same few operations each time, on a cache that is created, filled over its budget and destroyed. */
+/*
+ * The same few operations each time, on a cache that is created, filled over its budget and
+ * destroyed.
+ */
 static int fault_scenario(struct fault *fault)
 {
 	struct toy_file *file;
@@ -950,7 +954,10 @@ static void every_read_fails_once(void **state UNUSED)
 		assert_true(err == 0 || err == -EIO);
 		failures += err < 0;
 	} while (fault.happened);
-	/* What was read together is tried again for those that were asked for: nobody sees an error. */
+	/*
+	 * What was read together is tried again for those that were asked for: nobody sees an
+	 * error.
+	 */
 	assert_true(failures < fault.nth / 2);
 	dev_close(fault.dev);
 }
