@@ -271,7 +271,7 @@ static int loop(struct mount *mount)
 	/* Threads that have been started stay: ending and starting them costs more than they do. */
 	fuse_loop_cfg_set_max_threads(config, threads);
 	fuse_loop_cfg_set_idle_threads(config, threads);
-	/* A descriptor a thread: two readers cost a tenth less.  Not if only fusermount may open it. */
+	/* A descriptor a thread: two readers cost a tenth less.  Not if only fusermount may. */
 	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
 	err = fuse_session_loop_mt(mount->session, config);
 	fuse_loop_cfg_destroy(config);

@@ -60,34 +60,37 @@ const char *uext4_last_error(void);
 enum uext4_open_flag {
 	/* Show the image as it lies, without replaying its journal. */
 	UEXT4_OPEN_NORECOVERY = 1u << 0,
-	/* Do not lock the image or look for other users of it.  What is read may be inconsistent. */
+	/*
+	 * Do not lock the image or look for other users of it.  What is read may be inconsistent.
+	 */
 	UEXT4_OPEN_NOLOCK = 1u << 1,
 };
 
 struct uext4_open_options {
-	size_t size;	       /* sizeof(struct uext4_open_options) */
-	uint32_t flags;	       /* enum uext4_open_flag */
-	uint32_t block_size;   /* bytes; only with superblock != 0; 0 tries every size */
-	uint64_t offset;       /* where the file system starts in the image, bytes */
-	uint64_t length;       /* how many bytes of the image belong to it; 0: up to the end */
-	uint64_t superblock;   /* block number of a backup superblock; 0: the primary one */
-	uint64_t cache_bytes;  /* bound of data and metadata kept in memory; 0: 32 MiB */
+	size_t size;		  /* sizeof(struct uext4_open_options) */
+	uint32_t flags;		  /* enum uext4_open_flag */
+	uint32_t block_size;	  /* bytes; only with superblock != 0; 0 tries every size */
+	uint64_t offset;	  /* where the file system starts in the image, bytes */
+	uint64_t length;	  /* how many bytes of the image belong to it; 0: up to the end */
+	uint64_t superblock;	  /* block number of a backup superblock; 0: the primary one */
+	uint64_t cache_bytes;	  /* bound of data and metadata kept in memory; 0: 32 MiB */
 	const char *journal_path; /* the external journal of a dirty image; NULL: none is given */
 };
 
 /*
  * Opens the image at @path: a regular file or block device.  @options may be NULL.
  * Reads the superblock, the journal if it is dirty, and little else, whatever the image's size.
- * Errors: -EBUSY in use by somebody else; -EOPNOTSUPP an incompatible feature; -EINVAL no ext4 here,
- * or bad options; -ENOTRECOVERABLE a journal is pending that cannot be replayed (an external one that
- * was not given, or a damaged one); -EUCLEAN, -EBADMSG damaged; -EIO, -ENOMEM, and those of open(2).
+ * Errors: -EBUSY in use by somebody else; -EOPNOTSUPP an incompatible feature; -EINVAL no ext4
+ * here, or bad options; -ENOTRECOVERABLE a journal is pending that cannot be replayed (an external
+ * one that was not given, or a damaged one); -EUCLEAN, -EBADMSG damaged; -EIO, -ENOMEM, and those
+ * of open(2).
  */
-int uext4_open(const char *path, const struct uext4_open_options *options,
-	       struct uext4_fs **ret_fs) UEXT4_MUST_CHECK;
+int uext4_open(const char *path, const struct uext4_open_options *options, struct uext4_fs **ret_fs)
+	UEXT4_MUST_CHECK;
 
 /* The same for an open file descriptor, which is duplicated: the caller keeps its own. */
-int uext4_open_fd(int fd, const struct uext4_open_options *options,
-		  struct uext4_fs **ret_fs) UEXT4_MUST_CHECK;
+int uext4_open_fd(int fd, const struct uext4_open_options *options, struct uext4_fs **ret_fs)
+	UEXT4_MUST_CHECK;
 
 /* Closes @fs (NULL is fine).  All files and directories of it must have been closed before. */
 void uext4_close(struct uext4_fs *fs);
@@ -98,14 +101,14 @@ enum uext4_feature_set { UEXT4_COMPAT, UEXT4_INCOMPAT, UEXT4_RO_COMPAT };
 
 struct uext4_info {
 	uint8_t uuid[16];
-	char label[17];	       /* NUL-terminated */
-	char last_mounted[65]; /* NUL-terminated */
-	uint32_t features[3];  /* by enum uext4_feature_set */
-	uint32_t unknown_ro_compat; /* bits of features[UEXT4_RO_COMPAT] this version does not know */
+	char label[17];		    /* NUL-terminated */
+	char last_mounted[65];	    /* NUL-terminated */
+	uint32_t features[3];	    /* by enum uext4_feature_set */
+	uint32_t unknown_ro_compat; /* bits of features[] this version does not know */
 	uint32_t revision;
-	uint32_t state;	  /* s_state: 1 clean, 2 errors, 4 orphans; after replay */
+	uint32_t state;		/* s_state: 1 clean, 2 errors, 4 orphans; after replay */
 	uint32_t errors_policy; /* s_errors */
-	uint32_t error_count;   /* s_error_count */
+	uint32_t error_count;	/* s_error_count */
 	uint32_t block_size;
 	uint32_t cluster_size; /* bytes; block_size without bigalloc */
 	uint32_t inode_size;
@@ -125,13 +128,13 @@ struct uext4_info {
 	int64_t check_time;
 	uint32_t mount_count;
 	/* journal */
-	uint32_t journal_ino;	       /* 0: none, or external */
-	uint32_t journal_blocks;       /* journal blocks; 0 when external or none */
-	uint32_t journal_fast_blocks;  /* of these, fast-commit blocks */
+	uint32_t journal_ino;	      /* 0: none, or external */
+	uint32_t journal_blocks;      /* journal blocks; 0 when external or none */
+	uint32_t journal_fast_blocks; /* of these, fast-commit blocks */
 	uint8_t journal_external;
-	uint8_t journal_dirty;	       /* the image as it lies needs recovery */
-	uint8_t journal_replayed;      /* this view has the journal applied, in memory */
-	uint8_t journal_checksum;      /* 0 none, 1, 2, 3: jbd2 checksum version */
+	uint8_t journal_dirty;	  /* the image as it lies needs recovery */
+	uint8_t journal_replayed; /* this view has the journal applied, in memory */
+	uint8_t journal_checksum; /* 0 none, 1, 2, 3: jbd2 checksum version */
 	uint32_t replayed_transactions;
 	uint32_t replayed_blocks;
 	uint32_t replayed_revokes;
@@ -233,28 +236,28 @@ int uext4_stat(struct uext4_fs *fs, uint32_t ino, struct uext4_stat *ret_stat) U
  * The target of symlink @ino, without a NUL, into @buf.  -ERANGE if it does not fit into @size
  * bytes; @size of 4096 always suffices unless blocks are larger.  -EINVAL: no symlink.
  */
-int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size,
-		   size_t *ret_len) UEXT4_MUST_CHECK;
+int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, size_t *ret_len)
+	UEXT4_MUST_CHECK;
 
 /* ---- directories ---------------------------------------------------------------------------- */
 
 enum uext4_file_type { /* as in directory entries on disk */
-	UEXT4_FT_UNKNOWN = 0,
-	UEXT4_FT_REG = 1,
-	UEXT4_FT_DIR = 2,
-	UEXT4_FT_CHR = 3,
-	UEXT4_FT_BLK = 4,
-	UEXT4_FT_FIFO = 5,
-	UEXT4_FT_SOCK = 6,
-	UEXT4_FT_LNK = 7,
+		       UEXT4_FT_UNKNOWN = 0,
+		       UEXT4_FT_REG = 1,
+		       UEXT4_FT_DIR = 2,
+		       UEXT4_FT_CHR = 3,
+		       UEXT4_FT_BLK = 4,
+		       UEXT4_FT_FIFO = 5,
+		       UEXT4_FT_SOCK = 6,
+		       UEXT4_FT_LNK = 7,
 };
 
 struct uext4_dirent {
 	uint32_t ino;
-	uint8_t type;	   /* enum uext4_file_type; UNKNOWN where the image does not store it */
-	uint8_t name_len;  /* 1 to 255 */
-	uint64_t cookie;   /* continue behind this entry; never 0, fits 63 bits */
-	char name[256];	   /* name_len bytes and a NUL */
+	uint8_t type;	  /* enum uext4_file_type; UNKNOWN where the image does not store it */
+	uint8_t name_len; /* 1 to 255 */
+	uint64_t cookie;  /* continue behind this entry; never 0, fits 63 bits */
+	char name[256];	  /* name_len bytes and a NUL */
 };
 
 int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir) UEXT4_MUST_CHECK;
@@ -263,8 +266,8 @@ void uext4_dir_close(struct uext4_dir *dir);
 /*
  * Fills @entries with up to @count entries behind @cookie (0: from the start), "." and ".."
  * included; *ret_count of 0 is the end.  Cookies stay valid while the directory changes and across
- * handles of the same directory: an entry that is there from the first to the last call of a listing
- * appears exactly once.  Any cookie may be given at any time; sequential calls are fast.
+ * handles of the same directory: an entry that is there from the first to the last call of a
+ * listing appears exactly once.  Any cookie may be given at any time; sequential calls are fast.
  */
 int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *entries,
 		   size_t count, size_t *ret_count) UEXT4_MUST_CHECK;
@@ -280,8 +283,8 @@ void uext4_file_close(struct uext4_file *file);
  * Reads up to @len bytes at @offset into @buf.  *ret_read is short only at the end of the file (0
  * behind it).  On an error nothing is reported as read.
  */
-int uext4_pread(struct uext4_file *file, void *buf, size_t len, uint64_t offset,
-		size_t *ret_read) UEXT4_MUST_CHECK;
+int uext4_pread(struct uext4_file *file, void *buf, size_t len, uint64_t offset, size_t *ret_read)
+	UEXT4_MUST_CHECK;
 
 /* A hint that [@offset, @offset + @len) will be read soon.  Starts I/O where that costs nothing. */
 void uext4_prefetch(struct uext4_file *file, uint64_t offset, uint64_t len);
@@ -289,11 +292,12 @@ void uext4_prefetch(struct uext4_file *file, uint64_t offset, uint64_t len);
 enum uext4_seek { UEXT4_SEEK_DATA, UEXT4_SEEK_HOLE };
 
 /*
- * The next data or hole at or behind @offset, as lseek(2): -ENXIO behind the end of the file, and for
- * SEEK_DATA where only a hole is left.  Unwritten extents are holes; the end of the file is one too.
+ * The next data or hole at or behind @offset, as lseek(2): -ENXIO behind the end of the file, and
+ * for SEEK_DATA where only a hole is left.  Unwritten extents are holes; the end of the file is one
+ * too.
  */
-int uext4_seek(struct uext4_file *file, uint64_t offset, enum uext4_seek what,
-	       uint64_t *ret_offset) UEXT4_MUST_CHECK;
+int uext4_seek(struct uext4_file *file, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
+	UEXT4_MUST_CHECK;
 
 enum uext4_extent_flag {
 	UEXT4_EXTENT_LAST = 1u << 0,	  /* no data behind it */
@@ -319,16 +323,17 @@ int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t l
 
 /*
  * The names of all attributes of inode @ino as listxattr(2) lists them, each with its prefix and a
- * NUL.  @size 0 asks for the size only; -ERANGE if they do not fit.  Unlike the system call it lists
- * trusted.* for everybody: who may see what is the caller's business.  Data kept inside the inode
- * (system.data) is not an attribute.
+ * NUL.  @size 0 asks for the size only; -ERANGE if they do not fit.  Unlike the system call it
+ * lists trusted.* for everybody: who may see what is the caller's business.  Data kept inside the
+ * inode (system.data) is not an attribute.
  */
-int uext4_xattr_list(struct uext4_fs *fs, uint32_t ino, char *buf, size_t size,
-		     size_t *ret_size) UEXT4_MUST_CHECK;
+int uext4_xattr_list(struct uext4_fs *fs, uint32_t ino, char *buf, size_t size, size_t *ret_size)
+	UEXT4_MUST_CHECK;
 
 /*
- * The value of attribute @name.  @size 0 asks for the size only; -ERANGE if it does not fit; -ENODATA
- * if there is none.  POSIX ACLs are given as the kernel gives them (system.posix_acl_access).
+ * The value of attribute @name.  @size 0 asks for the size only; -ERANGE if it does not fit;
+ * -ENODATA if there is none.  POSIX ACLs are given as the kernel gives them
+ * (system.posix_acl_access).
  */
 int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,
 		    size_t *ret_size) UEXT4_MUST_CHECK;

@@ -42,20 +42,22 @@ struct sha256 {
 };
 
 static const uint32_t sha256_k[64] = {
-	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-	0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-	0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-	0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-	0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-	0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-	0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4,
+	0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe,
+	0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f,
+	0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7,
+	0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc,
+	0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+	0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116,
+	0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+	0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
+	0xc67178f2,
 };
 
 static void sha256_init(struct sha256 *s)
 {
-	static const uint32_t start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
-					  0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+	static const uint32_t start[8] = { 0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+					   0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19 };
 
 	memcpy(s->state, start, sizeof(start));
 	s->bytes = 0;
@@ -122,7 +124,7 @@ static void sha256_add(struct sha256 *s, const void *data, size_t len)
 /* Ends the hash and writes it to @hex (65 bytes). */
 static void sha256_hex(struct sha256 *s, char *hex)
 {
-	static const uint8_t pad[64] = {0x80};
+	static const uint8_t pad[64] = { 0x80 };
 	uint64_t bits = s->bytes * 8;
 	uint8_t length[8];
 
@@ -223,7 +225,8 @@ static void digest_piece(struct sha256 *s, uint64_t offset, const uint8_t *piece
 static void read_window(struct walk *w, struct uext4_file *file, const char *path, uint64_t start,
 			uint64_t end)
 {
-	static const size_t sizes[] = {4096, 1, 65536, 511, 1 << 20, 4097, 131072, 3, 1 << 18, 12288};
+	static const size_t sizes[] = { 4096, 1,      65536, 511,     1 << 20,
+					4097, 131072, 3,     1 << 18, 12288 };
 	uint64_t at = start;
 
 	while (at < end) {
@@ -314,7 +317,8 @@ static void segments(struct uext4_file *file, const char *path, struct plan *pla
 		if (err < 0 || uext4_seek(file, data, UEXT4_SEEK_HOLE, &hole) < 0)
 			die(path, "seek at %" PRIu64, at);
 		if (hole <= data || data < at)
-			die(path, "seek at %" PRIu64 " gave %" PRIu64 " and %" PRIu64, at, data, hole);
+			die(path, "seek at %" PRIu64 " gave %" PRIu64 " and %" PRIu64, at, data,
+			    hole);
 		printf("%s[%" PRIu64 ", %" PRIu64 "]", comma, data, hole);
 		comma = ", ";
 		if (data > at)
@@ -332,7 +336,7 @@ static void segments(struct uext4_file *file, const char *path, struct plan *pla
 
 static void print_contents(struct walk *w, const char *path, const struct uext4_stat *st)
 {
-	struct plan plan = {.size = st->size};
+	struct plan plan = { .size = st->size };
 	struct uext4_file *file;
 	struct sha256 s;
 	char hex[65];
@@ -367,7 +371,8 @@ static void print_extents(struct walk *w, const char *path, uint32_t ino)
 
 	printf(", \"fiemap\": [");
 	do {
-		if (uext4_extents(w->fs, ino, at, UINT64_MAX - at, extents, EXTENT_BATCH, &count) < 0)
+		if (uext4_extents(w->fs, ino, at, UINT64_MAX - at, extents, EXTENT_BATCH, &count) <
+		    0)
 			die(path, "extents at %" PRIu64, at);
 		for (size_t i = 0; i < count; i++) {
 			const struct uext4_extent *e = &extents[i];
@@ -438,31 +443,23 @@ static void print_xattrs(struct walk *w, const char *path, uint32_t ino)
 static const char *type_name(uint32_t mode)
 {
 	switch (mode & S_IFMT) {
-	case S_IFREG:
-		return "reg";
-	case S_IFDIR:
-		return "dir";
-	case S_IFLNK:
-		return "lnk";
-	case S_IFCHR:
-		return "chr";
-	case S_IFBLK:
-		return "blk";
-	case S_IFIFO:
-		return "fifo";
-	case S_IFSOCK:
-		return "sock";
-	default:
-		return "unknown";
+	case S_IFREG: return "reg";
+	case S_IFDIR: return "dir";
+	case S_IFLNK: return "lnk";
+	case S_IFCHR: return "chr";
+	case S_IFBLK: return "blk";
+	case S_IFIFO: return "fifo";
+	case S_IFSOCK: return "sock";
+	default: return "unknown";
 	}
 }
 
 static void print_stat(const struct uext4_stat *st)
 {
-	printf(", \"type\": \"%s\", \"mode\": %" PRIu32 ", \"nlink\": %" PRIu32 ", \"uid\": %" PRIu32
-	       ", \"gid\": %" PRIu32 ", \"size\": %" PRIu64 ", \"blocks\": %" PRIu64
-	       ", \"blksize\": %" PRIu32 ", \"flags\": %" PRIu32 ", \"generation\": %" PRIu32
-	       ", \"projid\": %" PRIu32,
+	printf(", \"type\": \"%s\", \"mode\": %" PRIu32 ", \"nlink\": %" PRIu32
+	       ", \"uid\": %" PRIu32 ", \"gid\": %" PRIu32 ", \"size\": %" PRIu64
+	       ", \"blocks\": %" PRIu64 ", \"blksize\": %" PRIu32 ", \"flags\": %" PRIu32
+	       ", \"generation\": %" PRIu32 ", \"projid\": %" PRIu32,
 	       type_name(st->mode), st->mode, st->nlink, st->uid, st->gid, st->size, st->blocks,
 	       st->block_size, st->flags, st->generation, st->projid);
 	put_time("atime", &st->atime);
@@ -511,7 +508,7 @@ static void list(struct walk *w, const char *path, uint32_t ino, struct listing 
 	size_t got;
 	uint64_t cookie = 0;
 
-	*out = (struct listing){.entries = must_alloc(NULL, room * sizeof(out->entries[0]))};
+	*out = (struct listing){ .entries = must_alloc(NULL, room * sizeof(out->entries[0])) };
 	if (uext4_dir_open(w->fs, ino, &dir) < 0)
 		die(path, "opening the directory");
 	do {
@@ -531,8 +528,8 @@ static void list(struct walk *w, const char *path, uint32_t ino, struct listing 
 
 static void add_entry(struct sha256 *s, const struct uext4_dirent *entry, uint32_t number)
 {
-	const uint8_t raw[5] = {0, (uint8_t)number, (uint8_t)(number >> 8), (uint8_t)(number >> 16),
-				(uint8_t)(number >> 24)};
+	const uint8_t raw[5] = { 0, (uint8_t)number, (uint8_t)(number >> 8),
+				 (uint8_t)(number >> 16), (uint8_t)(number >> 24) };
 
 	sha256_add(s, entry->name, entry->name_len);
 	sha256_add(s, raw, sizeof(raw));
@@ -623,10 +620,10 @@ static void visit(struct walk *w, struct waiting *item, struct stack *stack)
 
 static void walk(struct walk *w)
 {
-	struct stack stack = {0};
+	struct stack stack = { 0 };
 	struct waiting *root = must_alloc(NULL, sizeof(*root) + 1);
 
-	*root = (struct waiting){0};
+	*root = (struct waiting){ 0 };
 	root->path[0] = 0;
 	visit(w, root, &stack);
 	free(root);
@@ -646,16 +643,17 @@ static void print_statfs(struct uext4_fs *fs)
 	if (uext4_statfs(fs, 0, &s) < 0)
 		die("/", "statfs");
 	printf("{\"statfs\": {\"blocks\": %" PRIu64 ", \"blocks_free\": %" PRIu64
-	       ", \"blocks_available\": %" PRIu64 ", \"inodes\": %" PRIu64 ", \"inodes_free\": %" PRIu64
-	       ", \"block_size\": %" PRIu32 ", \"name_max\": %" PRIu32 ", \"fsid\": %" PRIu64 "}}\n",
+	       ", \"blocks_available\": %" PRIu64 ", \"inodes\": %" PRIu64
+	       ", \"inodes_free\": %" PRIu64 ", \"block_size\": %" PRIu32 ", \"name_max\": %" PRIu32
+	       ", \"fsid\": %" PRIu64 "}}\n",
 	       s.blocks, s.blocks_free, s.blocks_available, s.inodes, s.inodes_free, s.block_size,
 	       s.name_max, s.fsid);
 }
 
 int main(int argc, char **argv)
 {
-	struct uext4_open_options options = {.size = sizeof(options)};
-	struct walk w = {0};
+	struct uext4_open_options options = { .size = sizeof(options) };
+	struct walk w = { 0 };
 	const char *image = NULL;
 
 	for (int i = 1; i < argc; i++) {

@@ -10,7 +10,7 @@ everything (t/lib/tree.py).  Then, of every attribute and every byte:
     fuse       `uext4 mount -o ro` shows it
     export     the archive of `uext4 export` says it, as far as an archive can
     special    flags, generations of symlinks, devices, pipes, shown by no system call: debugfs
-    unchanged  the image's bytes, holes and mtime are the same as before
+    unchanged  the image's bytes, size and mtime are the same as before
 
 Kinds that no kernel here mounts (blocks larger than a page), and those that only mke2fs makes (a
 file of zeros that is inline and larger than an inode), are made by `mke2fs -d` from a tree that the

@@ -2,19 +2,20 @@
 /*
  * Walks whole images through the library: damaged ones, and sound ones from many threads at once.
  *
- *	uext4-walk flip SEED COUNT IMAGE	COUNT images, each with some bytes of metadata changed
- *	uext4-walk truncate IMAGE		the image cut at every power of two
+ *	uext4-walk flip SEED COUNT IMAGE	COUNT images, each with some bytes of metadata
+ *	changed uext4-walk truncate IMAGE		the image cut at every power of two
  *	uext4-walk threads N ROUNDS IMAGE	N threads walk at once; all must see the same
  *
- * Every name, attribute, xattr, extent, symlink and byte is asked for.  What counts as a failure: a crash
- * or a report of a sanitizer, a walk that exceeds its bounds, more memory than MEMORY_MAX, and, with
- * --strict (all metadata has checksums), an answer that differs from the sound image without an error.
+ * Every name, attribute, xattr, extent, symlink and byte is asked for.  What counts as a failure: a
+ * crash or a report of a sanitizer, a walk that exceeds its bounds, more memory than MEMORY_MAX,
+ * and, with --strict (all metadata has checksums), an answer that differs from the sound image
+ * without an error.
  *
- * Metadata is found without knowing the format: the images' files hold only the byte DATA_BYTE, so that
- * what holds anything else but zeros is metadata.
+ * Metadata is found without knowing the format: the images' files hold only the byte DATA_BYTE, so
+ * that what holds anything else but zeros is metadata.
  *
- * Built twice: uext4-walk, and uext4-walk-fuzz whose engine accepts every checksum, so that changes reach
- * the code behind it.
+ * Built twice: uext4-walk, and uext4-walk-fuzz whose engine accepts every checksum, so that changes
+ * reach the code behind it.
  */
 #include "uext4.h"
 
@@ -32,14 +33,14 @@
 
 #define DATA_BYTE 0xDA
 #define CHUNK 1024u
-#define ENTRIES_MAX 400000u	     /* of a walk; hostile directories can form long chains */
+#define ENTRIES_MAX 400000u /* of a walk; hostile directories can form long chains */
 #define DEPTH_MAX 64u
-#define BYTES_MAX (8ull << 20)	     /* read of one file */
+#define BYTES_MAX (8ull << 20)	      /* read of one file */
 #define WALK_BYTES_MAX (256ull << 20) /* read of one walk */
-#define SECONDS_MAX 60u		     /* of one image, under a sanitizer */
-#define MEMORY_MAX (1024l << 10)     /* KiB, with a sanitizer's own */
+#define SECONDS_MAX 60u		      /* of one image, under a sanitizer */
+#define MEMORY_MAX (1024l << 10)      /* KiB, with a sanitizer's own */
 
-/* ---- what was seen ------------------------------------------------------------------------------------ */
+/* ---- what was seen ------------------------------------------------------------------------- */
 
 static uint64_t mix(uint64_t h, const void *data, size_t bytes)
 {
@@ -87,14 +88,15 @@ static void note(struct walk *w, uint64_t path, uint64_t digest)
 		w->seen[w->count++] = key;
 	}
 	if (w->sound) {
-		const struct seen *s = bsearch(&key, w->sound->seen, w->sound->count, sizeof(key), by_path);
+		const struct seen *s = bsearch(&key, w->sound->seen, w->sound->count, sizeof(key),
+					       by_path);
 
 		if (!s || s->digest != digest)
 			w->differences++;
 	}
 }
 
-/* ---- one inode -------------------------------------------------------------------------------------------- */
+/* ---- one inode ----------------------------------------------------------------------------- */
 
 static bool failed(struct walk *w, int err)
 {
@@ -126,7 +128,8 @@ static bool walk_contents(struct walk *w, uint32_t ino, uint64_t size, uint64_t 
 
 		if (err == -ENXIO)
 			break;
-		ok = !failed(w, err) && !failed(w, uext4_seek(file, offset, UEXT4_SEEK_HOLE, &hole)) &&
+		ok = !failed(w, err) &&
+		     !failed(w, uext4_seek(file, offset, UEXT4_SEEK_HOLE, &hole)) &&
 		     !failed(w, uext4_pread(file, buf, sizeof(buf), offset, &got));
 		if (!ok || got == 0)
 			break;
@@ -213,7 +216,7 @@ static bool walk_inode(struct walk *w, uint32_t ino, uint64_t path, struct uext4
 	return true;
 }
 
-/* ---- the tree ------------------------------------------------------------------------------------------------ */
+/* ---- the tree ------------------------------------------------------------------------------ */
 
 struct level {
 	struct uext4_dir *dir;
@@ -249,7 +252,8 @@ static void walk_all(struct walk *w, unsigned stride)
 		size_t count = 0;
 
 		if (w->entries > ENTRIES_MAX ||
-		    failed(w, uext4_dir_read(top->dir, top->cookie, entries, stride, &count)) || count == 0) {
+		    failed(w, uext4_dir_read(top->dir, top->cookie, entries, stride, &count)) ||
+		    count == 0) {
 			uext4_dir_close(top->dir);
 			depth--;
 			continue;
@@ -265,7 +269,8 @@ static void walk_all(struct walk *w, unsigned stride)
 
 			if (strcmp(e->name, ".") == 0 || strcmp(e->name, "..") == 0)
 				continue;
-			if (!failed(w, uext4_lookup(w->fs, top->ino, e->name, e->name_len, &found)) &&
+			if (!failed(w,
+				    uext4_lookup(w->fs, top->ino, e->name, e->name_len, &found)) &&
 			    w->sound && found != e->ino)
 				w->differences++;
 			push(w, stack, &depth, e->ino, path);
@@ -284,7 +289,9 @@ static void walk_all(struct walk *w, unsigned stride)
 static bool walk_fd(struct walk *w, int fd, uint64_t cache_bytes, unsigned stride)
 {
 	struct uext4_open_options options = {
-		.size = sizeof(options), .flags = UEXT4_OPEN_NOLOCK, .cache_bytes = cache_bytes,
+		.size = sizeof(options),
+		.flags = UEXT4_OPEN_NOLOCK,
+		.cache_bytes = cache_bytes,
 	};
 
 	if (failed(w, uext4_open_fd(fd, &options, &w->fs)))
@@ -294,7 +301,7 @@ static bool walk_fd(struct walk *w, int fd, uint64_t cache_bytes, unsigned strid
 	return true;
 }
 
-/* ---- damage ------------------------------------------------------------------------------------------------------ */
+/* ---- damage -------------------------------------------------------------------------------- */
 
 static uint64_t rnd_state;
 
@@ -401,7 +408,10 @@ static int flip(uint64_t seed, unsigned count, const char *path, bool strict)
 	qsort(sound.seen, sound.count, sizeof(*sound.seen), by_path);
 	for (unsigned i = 0; i < count; i++) {
 		struct walk w = { .sound = strict ? &sound : NULL };
-		struct { size_t off; uint8_t was; } changes[8];
+		struct {
+			size_t off;
+			uint8_t was;
+		} changes[8];
 		unsigned n;
 
 		rnd_state = seed + i;
@@ -415,9 +425,10 @@ static int flip(uint64_t seed, unsigned count, const char *path, bool strict)
 		opened += walk_fd(&w, im.fd, 1 << 20, 1 + (unsigned)(rnd() % 64));
 		with_errors += w.errors != 0;
 		if (w.differences) {
-			fprintf(stderr, "%s: seed %llu: %llu wrong answers without an error (byte %zu)\n", path,
-				(unsigned long long)(seed + i), (unsigned long long)w.differences,
-				changes[0].off);
+			fprintf(stderr,
+				"%s: seed %llu: %llu wrong answers without an error (byte %zu)\n",
+				path, (unsigned long long)(seed + i),
+				(unsigned long long)w.differences, changes[0].off);
 			return 1;
 		}
 		for (unsigned c = n; c-- > 0;)
@@ -457,7 +468,7 @@ static int truncate_all(const char *path)
 	return opened != 0;
 }
 
-/* ---- many threads ----------------------------------------------------------------------------------------------------- */
+/* ---- many threads -------------------------------------------------------------------------- */
 
 struct reader {
 	pthread_t thread;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The public functions: arguments are checked, handles turned into objects, errors given their words.
+ * The public functions: arguments are checked, handles turned into objects, errors given their
+ * words.
  *
  * Holds no logic of its own.  The engine works in its own memory; what the caller gets is copied at
  * the end, by user_copy_out(), with nothing held.
@@ -18,8 +19,8 @@
 #include "base/mem.h"
 #include "ops/ops.h"
 
-#define SMALL_VALUE 512u   /* bytes of an attribute that need no allocation */
-#define VALUE_MAX 65536u   /* bytes of an attribute, and of a list of names */
+#define SMALL_VALUE 512u /* bytes of an attribute that need no allocation */
+#define VALUE_MAX 65536u /* bytes of an attribute, and of a list of names */
 #define DIR_BATCH 64u
 #define EXTENT_BATCH 64u
 #define READLINK_MAX 65536u
@@ -56,11 +57,13 @@ const char *uext4_last_error(void)
 	return diag_text();
 }
 
-/* ---- open and close ---------------------------------------------------------------------------------- */
+/* ---- open and close ------------------------------------------------------------------------ */
 
 #define OPEN_FLAGS (UEXT4_OPEN_NORECOVERY | UEXT4_OPEN_NOLOCK)
 
-/* Copies what the caller knows of the options; a caller built against an older header knows less. */
+/*
+ * Copies what the caller knows of the options; a caller built against an older header knows less.
+ */
 static int options_take(const struct uext4_open_options *options, struct uext4_open_options *ret)
 {
 	struct uext4_open_options o = { .size = sizeof(o) };
@@ -153,7 +156,7 @@ void uext4_close(struct uext4_fs *fs)
 		fs_close(fs);
 }
 
-/* ---- about the file system ------------------------------------------------------------------------------ */
+/* ---- about the file system ----------------------------------------------------------------- */
 
 int uext4_info(struct uext4_fs *fs, struct uext4_info *ret_info)
 {
@@ -203,7 +206,7 @@ int uext4_stats(struct uext4_fs *fs, struct uext4_stats *ret_stats)
 	return api_end(0);
 }
 
-/* ---- names and attributes --------------------------------------------------------------------------------- */
+/* ---- names and attributes ------------------------------------------------------------------ */
 
 /* An inode that a user can have: the root, or one that is not reserved. */
 static int get_user_inode(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
@@ -268,7 +271,7 @@ int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, si
 	return api_end(err);
 }
 
-/* ---- directories --------------------------------------------------------------------------------------------- */
+/* ---- directories --------------------------------------------------------------------------- */
 
 int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir)
 {
@@ -329,7 +332,7 @@ int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *
 	return api_end(0);
 }
 
-/* ---- file contents ---------------------------------------------------------------------------------------------- */
+/* ---- file contents ------------------------------------------------------------------------- */
 
 int uext4_file_open(struct uext4_fs *fs, uint32_t ino, struct uext4_file **ret_file)
 {
@@ -409,7 +412,7 @@ int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t l
 	return api_end(0);
 }
 
-/* ---- extended attributes ------------------------------------------------------------------------------------------ */
+/* ---- extended attributes ------------------------------------------------------------------- */
 
 /* What list and get have in common: ask the engine into memory of its own, hand the bytes out. */
 static int xattr_call(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,

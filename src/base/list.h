@@ -9,8 +9,14 @@ struct list {
 	struct list *next, *prev;
 };
 
-static inline void list_init(struct list *head) { head->next = head->prev = head; }
-static inline bool list_empty(const struct list *head) { return head->next == head; }
+static inline void list_init(struct list *head)
+{
+	head->next = head->prev = head;
+}
+static inline bool list_empty(const struct list *head)
+{
+	return head->next == head;
+}
 
 static inline void list_insert_between(struct list *item, struct list *prev, struct list *next)
 {
@@ -41,7 +47,7 @@ static inline void list_del(struct list *item)
 #define list_entry(ptr, type, member) container_of(ptr, type, member)
 #define list_for_each(pos, head) \
 	for (struct list *pos = (head)->next; pos != (head); pos = pos->next)
-#define list_for_each_safe(pos, head) \
+#define list_for_each_safe(pos, head)                                                 \
 	for (struct list *pos = (head)->next, *pos##_next = pos->next; pos != (head); \
 	     pos = pos##_next, pos##_next = pos->next)
 

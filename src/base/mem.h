@@ -21,7 +21,10 @@ void mem_free(void *p); /* NULL is fine */
 /* Aligned to @align (a power of two); freed with mem_free().  Not zeroed. */
 void *mem_alloc_aligned(size_t bytes, size_t align) MUST_CHECK __attribute__((malloc));
 
-static inline void mem_free_scope(void *pp) { mem_free(*(void **)pp); }
+static inline void mem_free_scope(void *pp)
+{
+	mem_free(*(void **)pp);
+}
 #define FREE_SCOPE CLEANUP(mem_free_scope)
 
 /*

@@ -14,40 +14,43 @@
 
 #include "base/sum_priv.h"
 
-#define TERM(i, n, value) (((unsigned)(i) >> (n) & 1u) * (value))
-#define LINEAR(i, b0, b1, b2, b3, b4, b5, b6, b7) \
-	(TERM(i, 0, b0) ^ TERM(i, 1, b1) ^ TERM(i, 2, b2) ^ TERM(i, 3, b3) ^ \
-	 TERM(i, 4, b4) ^ TERM(i, 5, b5) ^ TERM(i, 6, b6) ^ TERM(i, 7, b7))
+#define TERM(i, n, value) (((unsigned)(i) >> (n)&1u) * (value))
+#define LINEAR(i, b0, b1, b2, b3, b4, b5, b6, b7)                                             \
+	(TERM(i, 0, b0) ^ TERM(i, 1, b1) ^ TERM(i, 2, b2) ^ TERM(i, 3, b3) ^ TERM(i, 4, b4) ^ \
+	 TERM(i, 5, b5) ^ TERM(i, 6, b6) ^ TERM(i, 7, b7))
 #define ROW4(T, i) T(i), T((i) + 1), T((i) + 2), T((i) + 3)
 #define ROW16(T, i) ROW4(T, i), ROW4(T, (i) + 4), ROW4(T, (i) + 8), ROW4(T, (i) + 12)
 #define ROW64(T, i) ROW16(T, i), ROW16(T, (i) + 16), ROW16(T, (i) + 32), ROW16(T, (i) + 48)
-#define TABLE(T) { ROW64(T, 0), ROW64(T, 64), ROW64(T, 128), ROW64(T, 192) }
+#define TABLE(T)                                                        \
+	{                                                               \
+		ROW64(T, 0), ROW64(T, 64), ROW64(T, 128), ROW64(T, 192) \
+	}
 
 /* CRC32C_n(i): byte i followed by n zero bytes. */
-#define CRC32C_0(i) \
-	LINEAR(i, 0xf26b8303u, 0xe13b70f7u, 0xc79a971fu, 0x8ad958cfu, \
-	       0x105ec76fu, 0x20bd8edeu, 0x417b1dbcu, 0x82f63b78u)
-#define CRC32C_1(i) \
-	LINEAR(i, 0x13a29877u, 0x274530eeu, 0x4e8a61dcu, 0x9d14c3b8u, \
-	       0x3fc5f181u, 0x7f8be302u, 0xff17c604u, 0xfbc3faf9u)
-#define CRC32C_2(i) \
-	LINEAR(i, 0xa541927eu, 0x4f6f520du, 0x9edea41au, 0x38513ec5u, \
-	       0x70a27d8au, 0xe144fb14u, 0xc76580d9u, 0x8b277743u)
-#define CRC32C_3(i) \
-	LINEAR(i, 0xdd45aab8u, 0xbf672381u, 0x7b2231f3u, 0xf64463e6u, \
-	       0xe964b13du, 0xd725148bu, 0xaba65fe7u, 0x52a0c93fu)
-#define CRC32C_4(i) \
-	LINEAR(i, 0x38116facu, 0x7022df58u, 0xe045beb0u, 0xc5670b91u, \
-	       0x8f2261d3u, 0x1ba8b557u, 0x37516aaeu, 0x6ea2d55cu)
-#define CRC32C_5(i) \
-	LINEAR(i, 0xef306b19u, 0xdb8ca0c3u, 0xb2f53777u, 0x6006181fu, \
-	       0xc00c303eu, 0x85f4168du, 0x0e045bebu, 0x1c08b7d6u)
-#define CRC32C_6(i) \
-	LINEAR(i, 0x68032cc8u, 0xd0065990u, 0xa5e0c5d1u, 0x4e2dfd53u, \
-	       0x9c5bfaa6u, 0x3d5b83bdu, 0x7ab7077au, 0xf56e0ef4u)
-#define CRC32C_7(i) \
-	LINEAR(i, 0x493c7d27u, 0x9278fa4eu, 0x211d826du, 0x423b04dau, \
-	       0x847609b4u, 0x0d006599u, 0x1a00cb32u, 0x34019664u)
+#define CRC32C_0(i)                                                                             \
+	LINEAR(i, 0xf26b8303u, 0xe13b70f7u, 0xc79a971fu, 0x8ad958cfu, 0x105ec76fu, 0x20bd8edeu, \
+	       0x417b1dbcu, 0x82f63b78u)
+#define CRC32C_1(i)                                                                             \
+	LINEAR(i, 0x13a29877u, 0x274530eeu, 0x4e8a61dcu, 0x9d14c3b8u, 0x3fc5f181u, 0x7f8be302u, \
+	       0xff17c604u, 0xfbc3faf9u)
+#define CRC32C_2(i)                                                                             \
+	LINEAR(i, 0xa541927eu, 0x4f6f520du, 0x9edea41au, 0x38513ec5u, 0x70a27d8au, 0xe144fb14u, \
+	       0xc76580d9u, 0x8b277743u)
+#define CRC32C_3(i)                                                                             \
+	LINEAR(i, 0xdd45aab8u, 0xbf672381u, 0x7b2231f3u, 0xf64463e6u, 0xe964b13du, 0xd725148bu, \
+	       0xaba65fe7u, 0x52a0c93fu)
+#define CRC32C_4(i)                                                                             \
+	LINEAR(i, 0x38116facu, 0x7022df58u, 0xe045beb0u, 0xc5670b91u, 0x8f2261d3u, 0x1ba8b557u, \
+	       0x37516aaeu, 0x6ea2d55cu)
+#define CRC32C_5(i)                                                                             \
+	LINEAR(i, 0xef306b19u, 0xdb8ca0c3u, 0xb2f53777u, 0x6006181fu, 0xc00c303eu, 0x85f4168du, \
+	       0x0e045bebu, 0x1c08b7d6u)
+#define CRC32C_6(i)                                                                             \
+	LINEAR(i, 0x68032cc8u, 0xd0065990u, 0xa5e0c5d1u, 0x4e2dfd53u, 0x9c5bfaa6u, 0x3d5b83bdu, \
+	       0x7ab7077au, 0xf56e0ef4u)
+#define CRC32C_7(i)                                                                             \
+	LINEAR(i, 0x493c7d27u, 0x9278fa4eu, 0x211d826du, 0x423b04dau, 0x847609b4u, 0x0d006599u, \
+	       0x1a00cb32u, 0x34019664u)
 
 static const uint32_t crc32c_table[8][256] = {
 	TABLE(CRC32C_0), TABLE(CRC32C_1), TABLE(CRC32C_2), TABLE(CRC32C_3),
@@ -55,13 +58,13 @@ static const uint32_t crc32c_table[8][256] = {
 };
 
 #define CRC16(i) \
-	(uint16_t)LINEAR(i, 0xc0c1u, 0xc181u, 0xc301u, 0xc601u, 0xcc01u, 0xd801u, 0xf001u, 0xa001u)
+	(uint16_t) LINEAR(i, 0xc0c1u, 0xc181u, 0xc301u, 0xc601u, 0xcc01u, 0xd801u, 0xf001u, 0xa001u)
 
 static const uint16_t crc16_table[256] = TABLE(CRC16);
 
-#define CRC32_BE(i) \
-	LINEAR(i, 0x04c11db7u, 0x09823b6eu, 0x130476dcu, 0x2608edb8u, \
-	       0x4c11db70u, 0x9823b6e0u, 0x34867077u, 0x690ce0eeu)
+#define CRC32_BE(i)                                                                             \
+	LINEAR(i, 0x04c11db7u, 0x09823b6eu, 0x130476dcu, 0x2608edb8u, 0x4c11db70u, 0x9823b6e0u, \
+	       0x34867077u, 0x690ce0eeu)
 
 static const uint32_t crc32_be_table[256] = TABLE(CRC32_BE);
 

@@ -9,9 +9,9 @@
 #include "base/base.h"
 
 struct xarray {
-	void *root;	/* struct xnode, or NULL */
+	void *root;	 /* struct xnode, or NULL */
 	unsigned height; /* levels below root */
-	size_t count;	/* entries that are not NULL */
+	size_t count;	 /* entries that are not NULL */
 };
 
 void xarray_init(struct xarray *xa);

@@ -21,7 +21,7 @@
 /* One request: the block asked for, and those read ahead. */
 #define RUN_MAX DEV_IOV_MAX
 
-#define BUCKETS_MIN 16u   /* a shard */
+#define BUCKETS_MIN 16u /* a shard */
 #define BUCKETS_MAX 4096u
 
 /* This many neighbours have the same shard, so that looking at a run locks few of them. */

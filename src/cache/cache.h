@@ -87,7 +87,10 @@ int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t
 	     const void *arg, uint32_t ahead, struct buf **ret_buf) MUST_CHECK;
 void buf_put(struct buf *buf); /* NULL is fine */
 
-static inline void buf_put_scope(struct buf **pp) { buf_put(*pp); }
+static inline void buf_put_scope(struct buf **pp)
+{
+	buf_put(*pp);
+}
 #define BUF_SCOPE CLEANUP(buf_put_scope)
 
 /* Forgets all buffers: after recovery changed what lies below.  None may be referenced. */
@@ -122,7 +125,7 @@ struct mapping_ops {
 
 /* shared: all pages of one file; embedded in the inode */
 struct mapping {
-	struct rwlock lock;	       /* RANK_mapping */
+	struct rwlock lock; /* RANK_mapping */
 	struct xarray pages GUARDED(&lock);
 	bool used GUARDED(&lock);      /* it has had pages */
 	const struct mapping_ops *ops; /* c */
@@ -141,8 +144,8 @@ void mapping_finish(struct mapping *m);
  * the same requests.  The caller holds `invalidate` shared and no rank from `page` on.  On an error
  * nothing is referenced.
  */
-int pages_get(struct mapping *m, pgoff_t first, size_t count, size_t ahead,
-	      struct page **ret_pages) MUST_CHECK;
+int pages_get(struct mapping *m, pgoff_t first, size_t count, size_t ahead, struct page **ret_pages)
+	MUST_CHECK;
 void pages_put(struct page *const *pages, size_t count);
 
 #endif

@@ -93,7 +93,10 @@ struct cache {
 };
 
 /* How much is worth reading ahead: an eighth of the budget. */
-static inline uint64_t ahead_bytes_max(const struct cache *cache) { return cache->budget / 8; }
+static inline uint64_t ahead_bytes_max(const struct cache *cache)
+{
+	return cache->budget / 8;
+}
 
 /*
  * The recency mark of a hit.  The first use of what was read ahead does not count as a second one:

@@ -321,9 +321,8 @@ static int fresh_insert(struct mapping *m, pgoff_t first, struct page **pages, s
 		struct page *page = fresh->pages[i], *other = xarray_find(&m->pages, page->index);
 		size_t slot = (size_t)(page->index - first);
 
-		if (slot >= count &&
-		    (other != NULL || fresh->inserted == 0 ||
-		     fresh->pages[fresh->inserted - 1]->index + 1 != page->index))
+		if (slot >= count && (other != NULL || fresh->inserted == 0 ||
+				      fresh->pages[fresh->inserted - 1]->index + 1 != page->index))
 			break;
 		if (other != NULL) {
 			page_ref(other);
@@ -395,8 +394,7 @@ static int read_missing(struct mapping *m, pgoff_t first, struct page **pages, s
 	return err;
 }
 
-int pages_get(struct mapping *m, pgoff_t first, size_t count, size_t ahead,
-	      struct page **ret_pages)
+int pages_get(struct mapping *m, pgoff_t first, size_t count, size_t ahead, struct page **ret_pages)
 {
 	struct page *pages[PAGES_BATCH_MAX];
 	size_t missing;

@@ -203,8 +203,8 @@ static bool slot_unmark(const struct slab *slab, unsigned slot)
 static bool slot_evict(struct reclaim_shard *shard, struct slab *slab, unsigned slot,
 		       struct index_hold *hold) REQUIRES(&shard->lock)
 {
-	bool evicted = slab->kind == SLOT_PAGE ? page_evict(&slab->pages[slot], hold) :
-						 buf_evict(&slab->bufs[slot], hold);
+	bool evicted = slab->kind == SLOT_PAGE ? page_evict(&slab->pages[slot], hold)
+					       : buf_evict(&slab->bufs[slot], hold);
 
 	if (evicted)
 		slot_release(shard, slab, slot);
@@ -286,8 +286,7 @@ static bool shard_drop_unused(struct reclaim_shard *shard, enum slot_kind kind)
 }
 
 /* Gives the memory of a whole slab back, an idle one if none is unused; false if there is none. */
-static bool shard_drop_slab(struct reclaim_shard *shard, enum slot_kind kind)
-	REQUIRES(&shard->lock)
+static bool shard_drop_slab(struct reclaim_shard *shard, enum slot_kind kind) REQUIRES(&shard->lock)
 {
 	unsigned turns = (unsigned)min_size(2 * (size_t)shard->slabs[kind], IDLE_SCAN_MAX);
 
@@ -342,8 +341,8 @@ static void request_add(struct slot_request *rq, struct slab *slab, unsigned slo
 static void take_free(struct reclaim_shard *shard, struct slot_request *rq) REQUIRES(&shard->lock)
 {
 	while (rq->count < rq->max && !list_empty(&shard->usable[rq->kind])) {
-		struct slab *slab =
-			list_entry(shard->usable[rq->kind].next, struct slab, free_link);
+		struct slab *slab = list_entry(shard->usable[rq->kind].next, struct slab,
+					       free_link);
 
 		while (rq->count < rq->max && slab->free != 0) {
 			unsigned slot = (unsigned)__builtin_ctzll(slab->free);

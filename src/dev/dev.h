@@ -74,8 +74,8 @@ enum dev_file_flag {
 int dev_file_open(const char *path, uint64_t offset, uint64_t length, uint32_t flags,
 		  struct dev **ret_dev) MUST_CHECK;
 /* The same on a duplicate of @fd. */
-int dev_file_open_fd(int fd, uint64_t offset, uint64_t length, uint32_t flags,
-		     struct dev **ret_dev) MUST_CHECK;
+int dev_file_open_fd(int fd, uint64_t offset, uint64_t length, uint32_t flags, struct dev **ret_dev)
+	MUST_CHECK;
 
 /*
  * Copy on write in memory over @below, which it owns from now on (also on failure it is left to the

@@ -118,9 +118,9 @@ static int file_read(struct dev *d, uint64_t offset, const struct iovec *iov, in
 }
 
 /*
- * The kernel takes no more than its readahead window from one hint, so hints are cut into windows.  Small
- * files lie side by side: a window that was asked for lately is not asked for again, which saves most of
- * the system calls of a walk.
+ * The kernel takes no more than its readahead window from one hint, so hints are cut into windows.
+ * Small files lie side by side: a window that was asked for lately is not asked for again, which
+ * saves most of the system calls of a walk.
  */
 #define PREFETCH_WINDOW (128u << 10)
 
@@ -139,8 +139,8 @@ static void file_prefetch(struct dev *d, uint64_t offset, uint64_t bytes)
 
 	for (uint64_t window = first; window <= last; window++) {
 		if (!window_is_recent(f, window))
-			(void)posix_fadvise(f->fd, (off_t)(window * PREFETCH_WINDOW), PREFETCH_WINDOW,
-					    POSIX_FADV_WILLNEED);
+			(void)posix_fadvise(f->fd, (off_t)(window * PREFETCH_WINDOW),
+					    PREFETCH_WINDOW, POSIX_FADV_WILLNEED);
 	}
 }
 
@@ -167,7 +167,10 @@ static const struct dev_ops file_ops = {
 static bool qemu_may_write(int fd)
 {
 	struct flock probe = {
-		.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = QEMU_PERM_WRITE, .l_len = 1,
+		.l_type = F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_start = QEMU_PERM_WRITE,
+		.l_len = 1,
 	};
 
 	if (fcntl(fd, F_OFD_GETLK, &probe) < 0 || probe.l_type == F_UNLCK)
@@ -433,8 +436,7 @@ static int reopen(int fd, uint32_t flags, struct image *img)
 	return img->fd >= 0 ? 0 : fail_open(img, -errno);
 }
 
-int dev_file_open_fd(int fd, uint64_t offset, uint64_t length, uint32_t flags,
-		     struct dev **ret_dev)
+int dev_file_open_fd(int fd, uint64_t offset, uint64_t length, uint32_t flags, struct dev **ret_dev)
 {
 	struct image img = { .name = NULL };
 	char name[32];

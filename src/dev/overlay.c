@@ -19,8 +19,8 @@
 /* shared */
 struct overlay_dev {
 	struct dev dev;
-	uint32_t block_size;		    /* c */
-	struct rwlock lock;		    /* RANK_overlay */
+	uint32_t block_size;		     /* c */
+	struct rwlock lock;		     /* RANK_overlay */
 	struct xarray blocks GUARDED(&lock); /* block number -> uint8_t[block_size] */
 };
 

@@ -20,7 +20,7 @@
 
 #define PACKED __attribute__((packed))
 #define ASSERT_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), "size of " #type)
-#define ASSERT_AT(type, field, at)                                                                 \
+#define ASSERT_AT(type, field, at) \
 	_Static_assert(offsetof(struct type, field) == (at), "place of " #type "." #field)
 
 /* ---- superblock ------------------------------------------------------------------------------ */
@@ -173,10 +173,10 @@ ASSERT_AT(ext4_super_block, s_orphan_file_inum, 0x280);
 ASSERT_AT(ext4_super_block, s_checksum, 0x3FC);
 
 /* s_state */
-#define EXT4_VALID_FS 0x0001u	/* cleanly unmounted */
-#define EXT4_ERROR_FS 0x0002u	/* errors were found */
-#define EXT4_ORPHAN_FS 0x0004u	/* orphans are being processed */
-#define EXT4_FC_REPLAY 0x0020u	/* fast-commit replay is going on */
+#define EXT4_VALID_FS 0x0001u  /* cleanly unmounted */
+#define EXT4_ERROR_FS 0x0002u  /* errors were found */
+#define EXT4_ORPHAN_FS 0x0004u /* orphans are being processed */
+#define EXT4_FC_REPLAY 0x0020u /* fast-commit replay is going on */
 
 /* s_flags */
 #define EXT4_FLAGS_SIGNED_HASH 0x0001u
@@ -363,8 +363,8 @@ ASSERT_AT(ext4_inode, i_projid, 0x9C);
 /*
  * Does the inode at @raw, whose i_extra_isize is @extra (0 for inodes of 128 bytes), hold @field?
  */
-#define EXT4_INODE_HAS(field, extra)                                                               \
-	(offsetof(struct ext4_inode, field) + sizeof(((struct ext4_inode *)NULL)->field) <=        \
+#define EXT4_INODE_HAS(field, extra)                                                        \
+	(offsetof(struct ext4_inode, field) + sizeof(((struct ext4_inode *)NULL)->field) <= \
 	 EXT4_GOOD_OLD_INODE_SIZE + (size_t)(extra))
 
 #define EXT4_SECRM_FL 0x00000001u
@@ -487,7 +487,7 @@ ASSERT_SIZE(ext4_dir_entry_tail, 12);
 ASSERT_AT(ext4_dir_entry_tail, det_checksum, 8);
 
 /* Bytes an entry with a name of @name_len bytes needs. */
-#define EXT4_DIR_ENTRY_BYTES(name_len)                                                             \
+#define EXT4_DIR_ENTRY_BYTES(name_len) \
 	((uint32_t)((name_len) + sizeof(struct ext4_dir_entry_2) + 3u) & ~3u)
 
 /*
@@ -626,7 +626,7 @@ ASSERT_AT(ext4_xattr_entry, e_value_inum, 4);
 ASSERT_AT(ext4_xattr_entry, e_hash, 12);
 
 /* Bytes of an entry whose name has @name_len bytes. */
-#define EXT4_XATTR_LEN(name_len)                                                                   \
+#define EXT4_XATTR_LEN(name_len) \
 	((uint32_t)((name_len) + sizeof(struct ext4_xattr_entry) + 3u) & ~3u)
 
 #define EXT4_ACL_VERSION 1u

@@ -150,7 +150,8 @@ static int init_blocks(const struct ext4_super_block *sb, struct geom *g)
 	if (!geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_BIGALLOC)) {
 		if (log_cluster != log_block)
 			return corrupt("superblock: clusters of 2^%u KiB, blocks of 2^%u KiB, "
-				       "no bigalloc", log_cluster, log_block);
+				       "no bigalloc",
+				       log_cluster, log_block);
 		g->clusters_per_group = g->blocks_per_group;
 	} else {
 		if (log_cluster < log_block ||
@@ -227,8 +228,8 @@ static int init_device_range(const struct ext4_super_block *sb, uint64_t dev_byt
 		return corrupt("superblock: first data block is 0 with clusters of 1024 bytes");
 	if (!mul_ok(g->blocks, g->block_size, &bytes) || bytes > dev_bytes)
 		return corrupt("truncated: the file system has %" PRIu64 " blocks of %u bytes, "
-			       "the device %" PRIu64 " (%" PRIu64 " bytes)", g->blocks,
-			       g->block_size, dev_bytes >> g->block_bits, dev_bytes);
+			       "the device %" PRIu64 " (%" PRIu64 " bytes)",
+			       g->blocks, g->block_size, dev_bytes >> g->block_bits, dev_bytes);
 	return 0;
 }
 

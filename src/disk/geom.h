@@ -19,11 +19,11 @@ struct geom {
 	uint32_t groups;
 	uint32_t desc_blocks; /* blocks of group descriptors */
 	uint32_t first_meta_bg;
-	uint32_t first_ino;   /* first one that is not reserved */
+	uint32_t first_ino; /* first one that is not reserved */
 	uint32_t inodes;
 	blk_t first_data_block, blocks;
 	uint32_t compat, incompat, ro_compat;
-	uint32_t csum_seed;   /* of metadata_csum and ea_inode; 0 without both */
+	uint32_t csum_seed; /* of metadata_csum and ea_inode; 0 without both */
 	uint32_t hash_seed[4];
 	uint8_t hash_version; /* s_def_hash_version */
 	bool hash_unsigned;   /* s_flags: unsigned directory hash */
@@ -33,9 +33,18 @@ struct geom {
 	uint32_t backup_bgs[2]; /* sparse_super2 */
 };
 
-static inline bool geom_has_compat(const struct geom *g, uint32_t f) { return g->compat & f; }
-static inline bool geom_has_incompat(const struct geom *g, uint32_t f) { return g->incompat & f; }
-static inline bool geom_has_ro_compat(const struct geom *g, uint32_t f) { return g->ro_compat & f; }
+static inline bool geom_has_compat(const struct geom *g, uint32_t f)
+{
+	return g->compat & f;
+}
+static inline bool geom_has_incompat(const struct geom *g, uint32_t f)
+{
+	return g->incompat & f;
+}
+static inline bool geom_has_ro_compat(const struct geom *g, uint32_t f)
+{
+	return g->ro_compat & f;
+}
 static inline bool geom_has_csum(const struct geom *g)
 {
 	return geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_METADATA_CSUM);
@@ -58,18 +67,17 @@ const char *feature_name(unsigned set, unsigned bit);
 #define GEOM_INCOMPAT_KNOWN                                                                        \
 	(EXT4_FEATURE_INCOMPAT_FILETYPE | EXT4_FEATURE_INCOMPAT_RECOVER |                          \
 	 EXT4_FEATURE_INCOMPAT_META_BG | EXT4_FEATURE_INCOMPAT_EXTENTS |                           \
-	 EXT4_FEATURE_INCOMPAT_64BIT | EXT4_FEATURE_INCOMPAT_MMP |                                 \
-	 EXT4_FEATURE_INCOMPAT_FLEX_BG | EXT4_FEATURE_INCOMPAT_EA_INODE |                          \
-	 EXT4_FEATURE_INCOMPAT_CSUM_SEED | EXT4_FEATURE_INCOMPAT_LARGEDIR |                        \
-	 EXT4_FEATURE_INCOMPAT_INLINE_DATA)
-#define GEOM_RO_COMPAT_KNOWN                                                                       \
-	(EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT4_FEATURE_RO_COMPAT_LARGE_FILE |                 \
-	 EXT4_FEATURE_RO_COMPAT_BTREE_DIR | EXT4_FEATURE_RO_COMPAT_HUGE_FILE |                     \
-	 EXT4_FEATURE_RO_COMPAT_GDT_CSUM | EXT4_FEATURE_RO_COMPAT_DIR_NLINK |                      \
-	 EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE | EXT4_FEATURE_RO_COMPAT_QUOTA |                       \
-	 EXT4_FEATURE_RO_COMPAT_BIGALLOC | EXT4_FEATURE_RO_COMPAT_METADATA_CSUM |                  \
-	 EXT4_FEATURE_RO_COMPAT_READONLY | EXT4_FEATURE_RO_COMPAT_PROJECT |                        \
-	 EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS | EXT4_FEATURE_RO_COMPAT_VERITY |                    \
+	 EXT4_FEATURE_INCOMPAT_64BIT | EXT4_FEATURE_INCOMPAT_MMP | EXT4_FEATURE_INCOMPAT_FLEX_BG | \
+	 EXT4_FEATURE_INCOMPAT_EA_INODE | EXT4_FEATURE_INCOMPAT_CSUM_SEED |                        \
+	 EXT4_FEATURE_INCOMPAT_LARGEDIR | EXT4_FEATURE_INCOMPAT_INLINE_DATA)
+#define GEOM_RO_COMPAT_KNOWN                                                       \
+	(EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT4_FEATURE_RO_COMPAT_LARGE_FILE | \
+	 EXT4_FEATURE_RO_COMPAT_BTREE_DIR | EXT4_FEATURE_RO_COMPAT_HUGE_FILE |     \
+	 EXT4_FEATURE_RO_COMPAT_GDT_CSUM | EXT4_FEATURE_RO_COMPAT_DIR_NLINK |      \
+	 EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE | EXT4_FEATURE_RO_COMPAT_QUOTA |       \
+	 EXT4_FEATURE_RO_COMPAT_BIGALLOC | EXT4_FEATURE_RO_COMPAT_METADATA_CSUM |  \
+	 EXT4_FEATURE_RO_COMPAT_READONLY | EXT4_FEATURE_RO_COMPAT_PROJECT |        \
+	 EXT4_FEATURE_RO_COMPAT_SHARED_BLOCKS | EXT4_FEATURE_RO_COMPAT_VERITY |    \
 	 EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT)
 
 /* Where things lie.  @group < groups. */

@@ -2,8 +2,8 @@
 /*
  * Block groups: their descriptors, and what the file system says of its free space.
  *
- * Reads descriptors only when asked, and never a bitmap: opening costs the same whatever the size of
- * the image.
+ * Reads descriptors only when asked, and never a bitmap: opening costs the same whatever the size
+ * of the image.
  */
 #include "fs/fs.h"
 
@@ -20,7 +20,8 @@ static int desc_block_verify(const void *data, uint32_t bytes, blk_t blk, const 
 
 static const struct buf_ops desc_block_ops = { "group descriptor block", desc_block_verify };
 
-static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, struct ext4_group_desc *ret)
+static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead,
+		     struct ext4_group_desc *ret)
 {
 	const struct geom *g = &fs->geom;
 	struct buf *buf BUF_SCOPE = NULL;
@@ -30,11 +31,14 @@ static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, struct
 	int err;
 
 	assert(group < g->groups);
-	err = buf_read(fs->cache, geom_desc_block(g, fs->super_blk, index), &desc_block_ops, 0, NULL,
-		       ahead, &buf);
+	err = buf_read(fs->cache, geom_desc_block(g, fs->super_blk, index), &desc_block_ops, 0,
+		       NULL, ahead, &buf);
 	if (err < 0)
 		return fail_in(err, "descriptor of group %u", group);
-	/* Verified where it lies: a descriptor may be longer than the struct, and its checksum covers all. */
+	/*
+	 * Verified where it lies: a descriptor may be longer than the struct, and its checksum
+	 * covers all.
+	 */
 	on_disk = buf->data + group % g->desc_per_block * g->desc_size;
 	err = verify_group_desc(g, group, (const struct ext4_group_desc *)(const void *)on_disk);
 	if (err < 0)
@@ -105,8 +109,9 @@ int group_count_free(struct uext4_fs *fs, uint64_t *ret_blocks, uint32_t *ret_in
 }
 
 /*
- * Blocks that no file can have.  mke2fs keeps the number in the superblock; where it is missing it is
- * counted from the layout, without blocks that bitmaps and tables of one group share with another.
+ * Blocks that no file can have.  mke2fs keeps the number in the superblock; where it is missing it
+ * is counted from the layout, without blocks that bitmaps and tables of one group share with
+ * another.
  */
 static uint64_t overhead(struct uext4_fs *fs)
 {
@@ -128,7 +133,8 @@ int fs_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret)
 {
 	const struct geom *g = &fs->geom;
 	struct uext4_statfs st = { .block_size = g->block_size, .name_max = UEXT4_NAME_MAX };
-	uint64_t held = u64_from_lo_hi(fs->super.s_r_blocks_count_lo, fs->super.s_r_blocks_count_hi);
+	uint64_t held = u64_from_lo_hi(fs->super.s_r_blocks_count_lo,
+				       fs->super.s_r_blocks_count_hi);
 	uint64_t id[2];
 	uint32_t inodes_free;
 	int err;

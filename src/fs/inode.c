@@ -40,12 +40,12 @@ struct icache_shard {
 };
 
 struct icache {
-	struct uext4_fs *fs;	    /* c */
-	uint32_t inodes_max;	    /* c: a shard */
+	struct uext4_fs *fs; /* c */
+	uint32_t inodes_max; /* c: a shard */
 	struct icache_shard shards[SHARDS];
 };
 
-/* ---- place and raw bytes --------------------------------------------------------------------------- */
+/* ---- place and raw bytes ------------------------------------------------------------------- */
 
 static int inode_table_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
 {
@@ -70,7 +70,8 @@ static int place_find(struct uext4_fs *fs, uint32_t ino, struct place *ret)
 	int err;
 
 	if (ino == 0 || ino > g->inodes)
-		return fail(-EINVAL, "inode %u: the file system has inodes 1 to %u", ino, g->inodes);
+		return fail(-EINVAL, "inode %u: the file system has inodes 1 to %u", ino,
+			    g->inodes);
 	group = (ino - 1) / g->inodes_per_group;
 	index = (ino - 1) % g->inodes_per_group;
 	err = group_desc_read(fs, group, &gd);
@@ -128,7 +129,7 @@ int inode_read_raw(struct uext4_fs *fs, uint32_t ino, struct ext4_inode *raw)
 	return verify_inode(&fs->geom, ino, raw);
 }
 
-/* ---- decoding ------------------------------------------------------------------------------------------ */
+/* ---- decoding ------------------------------------------------------------------------------ */
 
 static uint64_t decode_size(const struct geom *g, const struct ext4_inode *raw, uint16_t type)
 {
@@ -153,7 +154,10 @@ static uint64_t decode_blocks(const struct inode *ip)
 	return blocks;
 }
 
-/* @extra: two more bits of the seconds and the nanoseconds, where the inode @has_extra room for them. */
+/*
+ * @extra: two more bits of the seconds and the nanoseconds, where the inode @has_extra room for
+ * them.
+ */
 static struct uext4_time decode_time(le32 sec, const le32 *extra, bool has_extra)
 {
 	struct uext4_time t = { .sec = (int32_t)le32_get(sec) };
@@ -165,22 +169,20 @@ static struct uext4_time decode_time(le32 sec, const le32 *extra, bool has_extra
 	return t;
 }
 
-static enum inode_state decode_state(const struct geom *g, const struct ext4_inode *raw, uint16_t type,
-				     uint64_t size)
+static enum inode_state decode_state(const struct geom *g, const struct ext4_inode *raw,
+				     uint16_t type, uint64_t size)
 {
 	if (le32_get(raw->i_flags) & EXT4_INLINE_DATA_FL)
 		return INODE_INLINE;
 	switch (type) {
-	case 0040000:
-		return INODE_BLOCKS;
-	case 0120000:
-		return size < sizeof(raw->i_block) ? INODE_FAST : INODE_BLOCKS;
+	case 0040000: return INODE_BLOCKS;
+	case 0120000: return size < sizeof(raw->i_block) ? INODE_FAST : INODE_BLOCKS;
 	case 0100000:
-		if (size == 0 && le32_get(raw->i_blocks_lo) == 0 && le16_get(raw->l_i_blocks_high) == 0)
+		if (size == 0 && le32_get(raw->i_blocks_lo) == 0 &&
+		    le16_get(raw->l_i_blocks_high) == 0)
 			return INODE_EMPTY;
 		return INODE_BLOCKS;
-	default:
-		return INODE_EMPTY;
+	default: return INODE_EMPTY;
 	}
 }
 
@@ -278,7 +280,7 @@ void inode_stat(struct inode *ip, struct uext4_stat *ret)
 	*ret = st;
 }
 
-/* ---- the table -------------------------------------------------------------------------------------------- */
+/* ---- the table ----------------------------------------------------------------------------- */
 
 int icache_create(struct uext4_fs *fs, uint32_t inodes_max, struct icache **ret)
 {

@@ -2,9 +2,9 @@
 /*
  * Orphans: inodes that were deleted while open, or truncated half, when the file system stopped.
  *
- * They stand on a list through i_dtime that starts in the superblock, or in the orphan file.  A reader
- * counts them; deleted ones have no name and no links, and truncated ones already have their final size,
- * so that nothing more is needed for a right view of names and contents.
+ * They stand on a list through i_dtime that starts in the superblock, or in the orphan file.  A
+ * reader counts them; deleted ones have no name and no links, and truncated ones already have their
+ * final size, so that nothing more is needed for a right view of names and contents.
  */
 #include "fs/fs.h"
 

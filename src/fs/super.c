@@ -2,8 +2,8 @@
 /*
  * Opening and closing a file system: the superblock, and recovery before anything else is read.
  *
- * Never writes the device.  A dirty journal is replayed into an overlay, which then stands in for the
- * device; closing forgets it.
+ * Never writes the device.  A dirty journal is replayed into an overlay, which then stands in for
+ * the device; closing forgets it.
  *
  *  S1  Nothing but the superblock, the journal and the journal's inode is believed before recovery;
  *      after it, everything that was cached is forgotten and the superblock is read again.
@@ -19,7 +19,7 @@
 #define SUPER_OFFSET 1024u
 #define JOURNAL_RUNS_MAX 65536u
 
-/* ---- the superblock ---------------------------------------------------------------------------------- */
+/* ---- the superblock ------------------------------------------------------------------------ */
 
 static int super_read_at(struct dev *dev, uint64_t offset, struct ext4_super_block *sb)
 {
@@ -49,7 +49,8 @@ static int super_try_backup(struct dev *dev, uint64_t blk, uint32_t block_size,
 	return 0;
 }
 
-static int super_read(struct dev *dev, const struct fs_options *options, struct ext4_super_block *sb)
+static int super_read(struct dev *dev, const struct fs_options *options,
+		      struct ext4_super_block *sb)
 {
 	int err = -EINVAL;
 
@@ -124,7 +125,7 @@ static int super_load(struct uext4_fs *fs, const struct fs_options *options)
 	return 0;
 }
 
-/* ---- where the journal is ------------------------------------------------------------------------------ */
+/* ---- where the journal is ------------------------------------------------------------------ */
 
 struct runs {
 	struct journal_run *run;
@@ -178,7 +179,10 @@ static int journal_runs_of_inode(struct uext4_fs *fs, struct runs *runs)
 	return 0;
 }
 
-/* An external journal: a device with an ext4 superblock of its own, the journal's in the next block. */
+/*
+ * An external journal: a device with an ext4 superblock of its own, the journal's in the next
+ * block.
+ */
 static int journal_runs_of_device(struct uext4_fs *fs, struct dev *dev, struct runs *runs)
 {
 	const struct geom *g = &fs->geom;
@@ -194,11 +198,15 @@ static int journal_runs_of_device(struct uext4_fs *fs, struct dev *dev, struct r
 	    !(le32_get(sb.s_feature_incompat) & EXT4_FEATURE_INCOMPAT_JOURNAL_DEV))
 		return fail(-ENOTRECOVERABLE, "the device given as journal is none");
 	if (memcmp(sb.s_uuid, fs->super.s_journal_uuid, sizeof(sb.s_uuid)) != 0)
-		return fail(-ENOTRECOVERABLE, "the journal device given belongs to another file system");
+		return fail(-ENOTRECOVERABLE,
+			    "the journal device given belongs to another file system");
 	blocks = min_u64(le32_get(sb.s_blocks_count_lo), dev->size >> g->block_bits);
 	if (blocks <= first)
 		return fail(-ENOTRECOVERABLE, "the journal device is too small");
-	/* Blocks of the log are numbered as on the device; only the journal's superblock is block 0. */
+	/*
+	 * Blocks of the log are numbered as on the device; only the journal's superblock is block
+	 * 0.
+	 */
 	err = runs_add(runs, 0, 1, first);
 	return err < 0 ? err : runs_add(runs, 1, (uint32_t)(blocks - 1), 1);
 }
@@ -234,7 +242,7 @@ static void fill_journal_info(struct uext4_info *info, const struct journal *jou
 	info->journal_checksum = ji.checksum;
 }
 
-/* ---- recovery -------------------------------------------------------------------------------------------- */
+/* ---- recovery ------------------------------------------------------------------------------ */
 
 static int mmp_read(struct uext4_fs *fs, struct mmp_struct *ret)
 {
@@ -258,8 +266,8 @@ static int mmp_read(struct uext4_fs *fs, struct mmp_struct *ret)
 }
 
 /*
- * Multiple-mount protection (S2): a host that has the file system mounted counts mmp_seq up all the time.
- * Only worth the wait when there is a journal to replay.
+ * Multiple-mount protection (S2): a host that has the file system mounted counts mmp_seq up all the
+ * time.  Only worth the wait when there is a journal to replay.
  */
 static int mmp_check(struct uext4_fs *fs)
 {
@@ -355,13 +363,16 @@ static int recover(struct uext4_fs *fs, const struct fs_options *options)
 		err = recover_fast_commits(fs, journal, result.next_tid, options);
 out:
 	journal_close(journal);
-	/* What the journal needs but is damaged or missing is not the same as a damaged file system. */
+	/*
+	 * What the journal needs but is damaged or missing is not the same as a damaged file
+	 * system.
+	 */
 	if (err == -EFSCORRUPTED || err == -EFSBADCRC)
 		return fail_in(-ENOTRECOVERABLE, "the journal is pending and cannot be replayed");
 	return err;
 }
 
-/* ---- open and close ------------------------------------------------------------------------------------------ */
+/* ---- open and close ------------------------------------------------------------------------ */
 
 static int prepare_dev(struct uext4_fs *fs, struct dev *dev, const struct fs_options *options)
 {
@@ -376,8 +387,7 @@ static int prepare_dev(struct uext4_fs *fs, struct dev *dev, const struct fs_opt
 	if (geom_has_compat(&fs->geom, EXT4_FEATURE_COMPAT_HAS_JOURNAL)) {
 		info->journal_ino = le32_get(fs->super.s_journal_inum);
 		info->journal_external = info->journal_ino == 0;
-		info->journal_dirty =
-			geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_RECOVER);
+		info->journal_dirty = geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_RECOVER);
 	}
 	if (info->journal_dirty && !options->norecovery) {
 		err = dev_overlay_create(dev, fs->geom.block_size, &overlay);

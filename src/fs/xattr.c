@@ -111,7 +111,8 @@ static const struct ext4_xattr_entry *entry_next(const struct ext4_xattr_entry *
 
 static const struct ext4_xattr_entry *row_find(const struct row *row, const struct key *key)
 {
-	row_for_each(entry, row) {
+	row_for_each(entry, row)
+	{
 		if (entry_has_key(entry, key))
 			return entry;
 	}

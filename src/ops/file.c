@@ -59,8 +59,8 @@ static int run_at(struct inode *ip, uint64_t offset, struct file_run *ret_run)
 	int err;
 
 	if (logical >= UINT32_MAX) /* only if the size is wrong */
-		return corrupt("inode %u: no file of 2^32 - 1 blocks has a byte %" PRIu64,
-			       ip->ino, offset);
+		return corrupt("inode %u: no file of 2^32 - 1 blocks has a byte %" PRIu64, ip->ino,
+			       offset);
 	err = map_read(ip, (lblk_t)logical, &ext);
 	if (err < 0)
 		return err;
@@ -80,7 +80,7 @@ static int run_at(struct inode *ip, uint64_t offset, struct file_run *ret_run)
 struct fill {
 	struct inode *ip;
 	struct page *const *pages;
-	uint64_t start, end;	 /* the pages' bytes in the file */
+	uint64_t start, end;	/* the pages' bytes in the file */
 	uint64_t offset, bytes; /* of the request, on the device */
 	int pieces;
 	struct iovec iov[DEV_IOV_MAX];
@@ -221,10 +221,8 @@ static int file_fill(struct mapping *m, struct page *const *pages, size_t count)
 	fill.pieces = 0;
 
 	switch (shape.state) {
-	case INODE_BLOCKS:
-		return fill_from_blocks(&fill, shape.size);
-	case INODE_INLINE:
-		return fill_from_inode(&fill);
+	case INODE_BLOCKS: return fill_from_blocks(&fill, shape.size);
+	case INODE_INLINE: return fill_from_inode(&fill);
 	default: /* a regular file is never FAST */
 		assert(shape.state == INODE_EMPTY);
 		fill_zero(&fill, fill.start, fill.end);
@@ -325,6 +323,27 @@ void file_prefetch(struct inode *ip, uint64_t offset, uint64_t len)
 
 /* ---- where the data is ----------------------------------------------------------------------- */
 
+static int no_data_behind(uint64_t offset)
+{
+	return fail(-ENXIO, "there is no data at or behind offset %" PRIu64, offset);
+}
+
+/* Inline data is data up to its end, which is that of the file but for files mke2fs made. */
+static int seek_inline(struct inode *ip, uint64_t offset, uint64_t size, bool want_data,
+		       uint64_t *ret_offset)
+{
+	uint64_t end;
+	int err;
+
+	err = inline_data_end(ip, &end);
+	if (err < 0)
+		return err;
+	if (want_data && offset >= end)
+		return no_data_behind(offset);
+	*ret_offset = want_data ? offset : min_u64(size, max_u64(offset, end));
+	return 0;
+}
+
 int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
 {
 	struct file_shape shape = file_shape(ip);
@@ -335,10 +354,8 @@ int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t 
 
 	if (offset >= shape.size)
 		return fail(-ENXIO, "offset %" PRIu64 " lies behind the end of the file", offset);
-	if (shape.state == INODE_INLINE) {
-		*ret_offset = want_data ? offset : shape.size;
-		return 0;
-	}
+	if (shape.state == INODE_INLINE)
+		return seek_inline(ip, offset, shape.size, want_data, ret_offset);
 	while (at < shape.size) { /* each turn gets one block further at least */
 		err = run_at(ip, at, &run);
 		if (err < 0)
@@ -350,7 +367,7 @@ int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t 
 		at = run.end;
 	}
 	if (want_data)
-		return fail(-ENXIO, "there is no data at or behind offset %" PRIu64, offset);
+		return no_data_behind(offset);
 	*ret_offset = shape.size;
 	return 0;
 }

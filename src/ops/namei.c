@@ -3,9 +3,11 @@
  * Paths: one component, and whole walks with symlinks.
  *
  * The image is the whole world: an absolute symlink starts at its root, and ".." of the root is the
- * root.  No lock is held from one component to the next; each lookup sees its directory as it is then.
+ * root.  No lock is held from one component to the next; each lookup sees its directory as it is
+ * then.
  *
- *  N1  A walk ends: at most SYMLINKS_MAX symlinks, and what is left to walk never exceeds WALK_MAX bytes.
+ *  N1  A walk ends: at most SYMLINKS_MAX symlinks, and what is left to walk never exceeds WALK_MAX
+ *      bytes.
  */
 #include "ops/ops.h"
 
@@ -77,8 +79,8 @@ struct walk {
 };
 
 /*
- * Replaces the walk by @link's target followed by the rest.  @slash: the path had a '/' behind the link,
- * so that the target must be a directory even if nothing follows.
+ * Replaces the walk by @link's target followed by the rest.  @slash: the path had a '/' behind the
+ * link, so that the target must be a directory even if nothing follows.
  */
 static int walk_into_symlink(struct walk *walk, struct inode *link, bool slash)
 {

@@ -21,9 +21,11 @@ int namei_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uin
 /* The target of symlink @ip into engine memory: -ERANGE, -EINVAL as uext4_readlink(). */
 int symlink_read(struct inode *ip, void *buf, size_t size, size_t *ret_len) MUST_CHECK;
 
-int file_read(struct inode *ip, void *user, size_t len, uint64_t offset, size_t *ret_read) MUST_CHECK;
+int file_read(struct inode *ip, void *user, size_t len, uint64_t offset, size_t *ret_read)
+	MUST_CHECK;
 void file_prefetch(struct inode *ip, uint64_t offset, uint64_t len);
-int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset) MUST_CHECK;
+int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
+	MUST_CHECK;
 int file_extents(struct inode *ip, uint64_t offset, uint64_t len, struct uext4_extent *extents,
 		 size_t count, size_t *ret_count) MUST_CHECK;
 

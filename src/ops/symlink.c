@@ -46,9 +46,7 @@ static int read_target(struct inode *ip, enum inode_state state, void *buf, size
 		return 0;
 	case INODE_INLINE: /* refuses a size that does not fit */
 		return inline_read(ip, 0, buf, len);
-	default:
-		assert(state == INODE_BLOCKS);
-		return read_block(ip, buf, len);
+	default: assert(state == INODE_BLOCKS); return read_block(ip, buf, len);
 	}
 }
 

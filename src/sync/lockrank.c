@@ -40,7 +40,7 @@ static const char *rank_name(enum lock_rank rank)
 {
 	switch (rank) {
 #define LOCK_RANK(value, name, kind, what) \
-	case RANK_##name: \
+	case RANK_##name:                  \
 		return #name;
 #include "sync/lockranks.h"
 #undef LOCK_RANK

@@ -61,8 +61,8 @@ void mutex_assert_held(const struct mutex *m)
 }
 
 /*
- * Writers go first: readers that never pause would otherwise keep one out for seconds.  Safe because nobody
- * takes a lock twice (R1 of the rank checker).
+ * Writers go first: readers that never pause would otherwise keep one out for seconds.  Safe
+ * because nobody takes a lock twice (R1 of the rank checker).
  */
 void rwlock_init(struct rwlock *l, enum lock_rank rank, uint64_t key)
 {

@@ -109,7 +109,9 @@ void lockrank_may_acquire(enum lock_rank rank);
 void lockrank_assert_none(void);
 #else
 static inline void lockrank_acquire(enum lock_rank r UNUSED, uint64_t k UNUSED,
-				    const void *i UNUSED) {}
+				    const void *i UNUSED)
+{
+}
 static inline void lockrank_release(enum lock_rank r UNUSED, const void *i UNUSED) {}
 static inline void lockrank_may_acquire(enum lock_rank r UNUSED) {}
 static inline void lockrank_assert_none(void) {}

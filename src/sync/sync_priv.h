@@ -13,7 +13,9 @@ void lockrank_assert_held(enum lock_rank rank, const void *instance);
 void lockrank_assert_last(enum lock_rank rank, const void *instance);
 #else
 static inline void lockrank_acquire_tried(enum lock_rank r UNUSED, uint64_t k UNUSED,
-					  const void *i UNUSED) {}
+					  const void *i UNUSED)
+{
+}
 static inline void lockrank_assert_held(enum lock_rank r UNUSED, const void *i UNUSED) {}
 static inline void lockrank_assert_last(enum lock_rank r UNUSED, const void *i UNUSED) {}
 #endif

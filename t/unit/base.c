@@ -161,14 +161,10 @@ static uint64_t pick_index(uint64_t *r)
 	uint64_t near = rnd(r) % 5 - 2;
 
 	switch (rnd(r) % 4) {
-	case 0:
-		return rnd(r) % 200;
-	case 1:
-		return (UINT64_C(1) << rnd(r) % 64) + near;
-	case 2:
-		return UINT64_MAX - rnd(r) % 100;
-	default:
-		return (rnd(r) % 16 << 40) + rnd(r) % 16;
+	case 0: return rnd(r) % 200;
+	case 1: return (UINT64_C(1) << rnd(r) % 64) + near;
+	case 2: return UINT64_MAX - rnd(r) % 100;
+	default: return (rnd(r) % 16 << 40) + rnd(r) % 16;
 	}
 }
 

@@ -45,12 +45,12 @@ static uint64_t rnd_below(uint64_t *state, uint64_t end)
 }
 
 /* In threads, where cmocka's assertions cannot be used. */
-#define CHECK(x) \
-	do { \
-		if (!(x)) { \
+#define CHECK(x)                                                                              \
+	do {                                                                                  \
+		if (!(x)) {                                                                   \
 			fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #x); \
-			abort(); \
-		} \
+			abort();                                                              \
+		}                                                                             \
 	} while (0)
 
 static void run_threads(void *(*body)(void *), void *arg)
@@ -74,8 +74,8 @@ static void run_threads(void *(*body)(void *), void *arg)
 
 struct toy_disk {
 	struct dev dev;
-	_Atomic uint32_t reads[DISK_UNITS]; /* of each unit */
-	_Atomic uint32_t bad_unit;	    /* one that cannot be read, or 0 */
+	_Atomic uint32_t reads[DISK_UNITS];		      /* of each unit */
+	_Atomic uint32_t bad_unit;			      /* one that cannot be read, or 0 */
 	void (*gate)(struct toy_disk *disk, uint64_t offset); /* called in every read */
 	struct cache *cache;
 };
@@ -122,9 +122,7 @@ static int toy_read(struct dev *d, uint64_t offset, const struct iovec *iov, int
 	return 0;
 }
 
-static void toy_close(struct dev *d UNUSED)
-{
-}
+static void toy_close(struct dev *d UNUSED) {}
 
 static const struct dev_ops toy_ops = { .name = "toy", .read = toy_read, .close = toy_close };
 
@@ -172,8 +170,9 @@ static int toy_verify(const void *data, uint32_t bytes, blk_t blk, const void *a
 	atomic_fetch_add(&counts->all, 1);
 	if (counts->refuse)
 		return corrupt("block %llu is refused", (unsigned long long)blk);
-	return pattern_is(data, 0, blk * bytes, bytes) ? 0 : corrupt("block %llu is wrong",
-								     (unsigned long long)blk);
+	return pattern_is(data, 0, blk * bytes, bytes)
+		       ? 0
+		       : corrupt("block %llu is wrong", (unsigned long long)blk);
 }
 
 static const struct buf_ops red_ops = { "red block", toy_verify };
@@ -421,7 +420,7 @@ static void buf_error_reaches_all_who_waited(void **state UNUSED)
 
 struct toy_file {
 	struct mapping m;
-	uint64_t number; /* tells its contents from those of others */
+	uint64_t number;		    /* tells its contents from those of others */
 	_Atomic uint32_t fills[FILE_PAGES]; /* of each page, successful ones */
 	_Atomic uint32_t calls;
 	_Atomic uint64_t bad_page; /* plus one; 0: none */
@@ -762,8 +761,8 @@ static int world_step(struct world *w, uint64_t *r)
 		err = buf_read(cache, rnd_below(r, cache->blocks), kinds[rnd_below(r, 2)],
 			       rnd_below(r, 3), &verify_arg, (uint32_t)rnd_below(r, 20), &bufs[i]);
 	for (unsigned i = 0; i < ARRAY_SIZE(bufs); i++) {
-		CHECK(bufs[i] == NULL || pattern_is(bufs[i]->data, 0, bufs[i]->blk * bufs[i]->bytes,
-						    bufs[i]->bytes));
+		CHECK(bufs[i] == NULL ||
+		      pattern_is(bufs[i]->data, 0, bufs[i]->blk * bufs[i]->bytes, bufs[i]->bytes));
 		buf_put(bufs[i]);
 	}
 	return err;

@@ -196,8 +196,8 @@ static void stack_destroy(struct stack *s)
 static void stack_write(struct stack *s, uint64_t block, size_t count, uint64_t *r)
 {
 	fill_random(s->model + block * BLOCK, count * BLOCK, r);
-	assert_int_equal(
-		dev_write(s->top, block * BLOCK, s->model + block * BLOCK, count * BLOCK), 0);
+	assert_int_equal(dev_write(s->top, block * BLOCK, s->model + block * BLOCK, count * BLOCK),
+			 0);
 }
 
 /* Reads a random range into random pieces and compares. */
@@ -601,7 +601,10 @@ static void lock_of_qemu_is_known(void **state)
 {
 	struct image *img = *state;
 	struct flock perms = {
-		.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 1,
+		.l_type = F_RDLCK,
+		.l_whence = SEEK_SET,
+		.l_start = 100,
+		.l_len = 1,
 	};
 	struct dev *reader;
 

@@ -261,9 +261,9 @@ enum kind {
 };
 
 static const char *const kind_names[KINDS] = {
-	"superblock",   "group descriptor", "block bitmap",     "inode bitmap", "inode",
-	"extent block", "directory leaf",   "inline directory", "dx root",      "dx node",
-	"xattr block",  "MMP block",        "orphan block",
+	"superblock",	"group descriptor", "block bitmap",	"inode bitmap", "inode",
+	"extent block", "directory leaf",   "inline directory", "dx root",	"dx node",
+	"xattr block",	"MMP block",	    "orphan block",
 };
 
 struct sample {
@@ -274,7 +274,7 @@ struct sample {
 	blk_t blk;
 	uint32_t group;
 	struct ext4_group_desc gd; /* of a bitmap */
-	uint64_t dev_bytes;        /* of a superblock */
+	uint64_t dev_bytes;	   /* of a superblock */
 };
 
 /*
@@ -287,33 +287,21 @@ static int sample_verify(const struct sample *s, const struct geom *geom, const 
 
 	vi.geom = geom;
 	switch (s->kind) {
-	case SUPER:
-		return geom_init(data, s->dev_bytes, &ignored);
-	case DESC:
-		return verify_group_desc(geom, s->group, data);
+	case SUPER: return geom_init(data, s->dev_bytes, &ignored);
+	case DESC: return verify_group_desc(geom, s->group, data);
 	case BLOCK_BITMAP:
 	case INODE_BITMAP:
 		return verify_bitmap(geom, s->group, &s->gd, data, s->kind == INODE_BITMAP);
-	case INODE:
-		return verify_inode(geom, vi.ino, data);
-	case EXTENTS:
-		return verify_extent_node(&vi, data, s->bytes, s->blk);
-	case LEAF:
-		return verify_dirents(&vi, data, s->bytes, s->blk, geom_has_csum(geom));
-	case INLINE_DIR:
-		return verify_dirents(&vi, data, s->bytes, s->blk, false);
-	case DX_ROOT:
-		return verify_dx_root(&vi, data, s->blk);
-	case DX_NODE:
-		return verify_dx_node(&vi, data, s->blk);
-	case XATTRS:
-		return verify_xattr_block(geom, data, s->blk);
-	case MMP:
-		return verify_mmp(geom, data);
-	case ORPHANS:
-		return verify_orphan_block(&vi, data, s->blk);
-	case KINDS:
-		break;
+	case INODE: return verify_inode(geom, vi.ino, data);
+	case EXTENTS: return verify_extent_node(&vi, data, s->bytes, s->blk);
+	case LEAF: return verify_dirents(&vi, data, s->bytes, s->blk, geom_has_csum(geom));
+	case INLINE_DIR: return verify_dirents(&vi, data, s->bytes, s->blk, false);
+	case DX_ROOT: return verify_dx_root(&vi, data, s->blk);
+	case DX_NODE: return verify_dx_node(&vi, data, s->blk);
+	case XATTRS: return verify_xattr_block(geom, data, s->blk);
+	case MMP: return verify_mmp(geom, data);
+	case ORPHANS: return verify_orphan_block(&vi, data, s->blk);
+	case KINDS: break;
 	}
 	abort();
 }
@@ -684,10 +672,8 @@ static bool is_covered(const struct sample *s, uint32_t at)
 	case SUPER:
 		/* The bit that says whether there is a checksum at all. */
 		return at != offsetof(struct ext4_super_block, s_feature_ro_compat) + 1;
-	case BLOCK_BITMAP:
-		return at < g->clusters_per_group / 8;
-	case INODE_BITMAP:
-		return at < g->inodes_per_group / 8;
+	case BLOCK_BITMAP: return at < g->clusters_per_group / 8;
+	case INODE_BITMAP: return at < g->inodes_per_group / 8;
 	case EXTENTS:
 		return at < sizeof(*eh) + le16_get(eh->eh_max) * sizeof(struct ext4_extent) + 4;
 	case DX_ROOT:
@@ -698,8 +684,7 @@ static bool is_covered(const struct sample *s, uint32_t at)
 		       (at >= row + le16_get(cl->limit) * sizeof(struct dx_entry) &&
 			at < row + le16_get(cl->limit) * sizeof(struct dx_entry) +
 					sizeof(struct dx_tail));
-	default:
-		return true;
+	default: return true;
 	}
 }
 
@@ -713,15 +698,11 @@ static bool has_short_checksum(const struct sample *s)
 	const struct ext4_inode *raw = (const void *)s->data;
 
 	switch (s->kind) {
-	case DESC:
-		return true;
+	case DESC: return true;
 	case BLOCK_BITMAP:
-	case INODE_BITMAP:
-		return g->desc_size < 64;
-	case INODE:
-		return g->inode_size == 128 || le16_get(raw->i_extra_isize) < 4;
-	default:
-		return false;
+	case INODE_BITMAP: return g->desc_size < 64;
+	case INODE: return g->inode_size == 128 || le16_get(raw->i_extra_isize) < 4;
+	default: return false;
 	}
 }
 
@@ -795,9 +776,9 @@ static void flipped_bits_are_found(void **state)
 
 static void damage(uint8_t *data, uint32_t bytes)
 {
-	static const uint32_t words[] = { 0,       1,          2,          3,         4,
-					  8,       12,         0x7F,       0xFF,      0x100,
-					  0x7FFF,  0x8000,     0x8001,     0xFFFC,    0xFFFF,
+	static const uint32_t words[] = { 0,	   1,	       2,	   3,	      4,
+					  8,	   12,	       0x7F,	   0xFF,      0x100,
+					  0x7FFF,  0x8000,     0x8001,	   0xFFFC,    0xFFFF,
 					  0x10000, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF };
 	unsigned count = 1 + (unsigned)(rnd() % 4);
 
@@ -809,18 +790,10 @@ static void damage(uint8_t *data, uint32_t bytes)
 		uint32_t word = words[rnd() % ARRAY_SIZE(words)];
 
 		switch (rnd() % 4) {
-		case 0:
-			data[at] ^= (uint8_t)(1u << rnd() % 8);
-			break;
-		case 1:
-			data[at] = (uint8_t)rnd();
-			break;
-		case 2:
-			data[at] = (uint8_t)(data[at] + (rnd() % 2 ? 1 : -1));
-			break;
-		default:
-			memcpy(data + at, &word, width);
-			break;
+		case 0: data[at] ^= (uint8_t)(1u << rnd() % 8); break;
+		case 1: data[at] = (uint8_t)rnd(); break;
+		case 2: data[at] = (uint8_t)(data[at] + (rnd() % 2 ? 1 : -1)); break;
+		default: memcpy(data + at, &word, width); break;
 		}
 	}
 }
@@ -834,10 +807,8 @@ static uint32_t checksum_at(const struct sample *s, const uint8_t *data, uint32_
 
 	*ret_hi = 0;
 	switch (s->kind) {
-	case SUPER:
-		return offsetof(struct ext4_super_block, s_checksum);
-	case DESC:
-		return offsetof(struct ext4_group_desc, bg_checksum);
+	case SUPER: return offsetof(struct ext4_super_block, s_checksum);
+	case DESC: return offsetof(struct ext4_group_desc, bg_checksum);
 	case INODE:
 		if (g->inode_size > 128 && data[offsetof(struct ext4_inode, i_extra_isize)] >= 4)
 			*ret_hi = offsetof(struct ext4_inode, i_checksum_hi);
@@ -846,17 +817,14 @@ static uint32_t checksum_at(const struct sample *s, const uint8_t *data, uint32_
 		return (uint32_t)(sizeof(struct ext4_extent_header) +
 				  max * sizeof(struct ext4_extent));
 	case LEAF:
-	case ORPHANS:
-		return s->bytes - 4;
+	case ORPHANS: return s->bytes - 4;
 	case DX_ROOT:
 	case DX_NODE:
 		row = s->kind == DX_ROOT ? sizeof(struct dx_root) : sizeof(struct dx_node);
 		max = (g->block_size - row - (uint32_t)sizeof(struct dx_tail)) / 8;
 		return row + max * 8 + 4;
-	case XATTRS:
-		return offsetof(struct ext4_xattr_header, h_checksum);
-	default:
-		return offsetof(struct mmp_struct, mmp_checksum);
+	case XATTRS: return offsetof(struct ext4_xattr_header, h_checksum);
+	default: return offsetof(struct mmp_struct, mmp_checksum);
 	}
 }
 
@@ -920,8 +888,8 @@ static void read_extents(const struct sample *s, const struct geom *g, const uin
 	uint64_t next = s->vi.first;
 
 	for (unsigned i = 0; le16_get(eh->eh_depth) == 0 && i < le16_get(eh->eh_entries); i++) {
-		blk_t start =
-			(blk_t)le16_get(ext[i].ee_start_hi) << 32 | le32_get(ext[i].ee_start_lo);
+		blk_t start = (blk_t)le16_get(ext[i].ee_start_hi) << 32 |
+			      le32_get(ext[i].ee_start_lo);
 
 		assert_true(le32_get(ext[i].ee_block) >= next);
 		next = (uint64_t)le32_get(ext[i].ee_block) + extent_len(&ext[i]);
@@ -969,21 +937,13 @@ static uint64_t read_sample(const struct sample *s, const struct geom *g, const 
 {
 	switch (s->kind) {
 	case LEAF:
-	case INLINE_DIR:
-		return read_dirents(s, g, data);
-	case XATTRS:
-		return read_entries(data + sizeof(struct ext4_xattr_header), data);
-	case EXTENTS:
-		read_extents(s, g, data);
-		return 0;
+	case INLINE_DIR: return read_dirents(s, g, data);
+	case XATTRS: return read_entries(data + sizeof(struct ext4_xattr_header), data);
+	case EXTENTS: read_extents(s, g, data); return 0;
 	case DX_ROOT:
-	case DX_NODE:
-		read_dx(s, data);
-		return 0;
-	case INODE:
-		return read_inode(s, g, data);
-	default:
-		return 0;
+	case DX_NODE: read_dx(s, data); return 0;
+	case INODE: return read_inode(s, g, data);
+	default: return 0;
 	}
 }
 
@@ -1131,8 +1091,8 @@ static void geometry_64bit(void **state)
 	struct geom g;
 
 	(void)state;
-	sb.s_feature_incompat =
-		le32_make(EXT4_FEATURE_INCOMPAT_64BIT | EXT4_FEATURE_INCOMPAT_META_BG);
+	sb.s_feature_incompat = le32_make(EXT4_FEATURE_INCOMPAT_64BIT |
+					  EXT4_FEATURE_INCOMPAT_META_BG);
 	sb.s_feature_ro_compat = le32_make(EXT4_FEATURE_RO_COMPAT_SPARSE_SUPER);
 	sb.s_log_block_size = sb.s_log_cluster_size = le32_make(2);
 	sb.s_blocks_count_lo = le32_make(0);
@@ -1508,8 +1468,8 @@ static void inodes_extent_roots(void **state)
 		{ 0, 1000, 9, 2000, 10, 1, -EFSCORRUPTED }, /* overlap */
 		{ 10, 1000, 5, 2000, 1, 1, -EFSCORRUPTED }, /* order */
 		{ 0, 1000, 10, 2000, 0, 1, -EFSCORRUPTED }, /* empty */
-		{ 0, 1000, 32768, 2000, 32768, 1, 0 },      /* longest */
-		{ 0, 1000, 1, 2000, 32769, 65535, 0 },      /* unwritten: 1 and 32767 */
+		{ 0, 1000, 32768, 2000, 32768, 1, 0 },	    /* longest */
+		{ 0, 1000, 1, 2000, 32769, 65535, 0 },	    /* unwritten: 1 and 32767 */
 		{ 0, 1000, 32767, 2000, 32768, 1, -EFSCORRUPTED },
 		{ 0, 1000, 0xFFFFFFFE, 2000, 1, 1, 0 },
 		{ 0, 1000, 0xFFFFFFFF, 2000, 1, 1, -EFSCORRUPTED }, /* lblk_t ends before */
@@ -1565,9 +1525,14 @@ static void inodes_inline(void **state)
 	buf.raw.i_size_lo = le32_make(100);
 	assert_int_equal(verify_inode(&g, 12, &buf.raw), 0);
 	assert_int_equal(verify_inode(&plain_geom, 12, &buf.raw), -EFSCORRUPTED); /* no feature */
+	/* Beyond what fits: zeros in a file, nonsense in a directory. */
 	buf.raw.i_size_lo = le32_make(101);
+	assert_int_equal(verify_inode(&g, 12, &buf.raw), 0);
+	buf.raw.i_mode = le16_make(S_IFDIR);
 	assert_int_equal(verify_inode(&g, 12, &buf.raw), -EFSCORRUPTED);
 	buf.raw.i_size_lo = le32_make(100);
+	assert_int_equal(verify_inode(&g, 12, &buf.raw), 0);
+	buf.raw.i_mode = le16_make(S_IFREG);
 	e->e_value_offs = le16_make(56);
 	assert_int_equal(verify_inode(&g, 12, &buf.raw), -EFSCORRUPTED);
 	e->e_value_offs = le16_make(20); /* inside the row of entries */
