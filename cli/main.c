@@ -301,6 +301,7 @@ static int run_mount(const struct options *opts, int argc, char **argv)
 	uint64_t offset = opts->offset, length;
 	struct buffer o = { 0 };
 	char **args = must_resize(NULL, (size_t)argc + 3, sizeof(*args));
+	char dash_o[] = "-o";
 	int count = 0, status;
 
 	if (opts->superblock || opts->no_lock || opts->json)
@@ -328,13 +329,14 @@ static int run_mount(const struct options *opts, int argc, char **argv)
 		buffer_add_text(&o, ",norecovery");
 	args[count++] = argv[0];
 	if (strcmp(buffer_text(&o), "ro") != 0) {
-		args[count++] = must_copy("-o");
+		args[count++] = dash_o;
 		args[count++] = o.data;
 	}
 	for (int i = 1; i < argc; i++)
 		args[count++] = argv[i];
 	args[count] = NULL;
 	status = uext4_mount_main(count, args);
+	buffer_finish(&o);
 	free(args);
 	return status;
 }

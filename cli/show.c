@@ -180,8 +180,8 @@ static void print_usage(const struct uext4_info *info)
 
 	print_field("Size");
 	print_bytes(info->blocks * info->block_size);
-	printf(", %" PRIu64 " blocks of %" PRIu32 " bytes in %" PRIu32 " groups\n", info->blocks,
-	       info->block_size, info->groups);
+	printf(", %" PRIu64 " blocks of %" PRIu32 " bytes in %" PRIu32 " group%s\n", info->blocks,
+	       info->block_size, info->groups, info->groups == 1 ? "" : "s");
 	if (info->cluster_size != info->block_size) {
 		print_field("Clusters");
 		printf("%s\n", human_size(info->cluster_size, human));
