@@ -194,13 +194,18 @@ class BigBlocks(Matrix):
         ctx.test("unchanged", self.unchanged)
 
     def reference(self):
-        """The source's records, less what mke2fs -d does not keep."""
+        """The source's records, less what mke2fs -d does not keep.
+
+        With inline_data mke2fs 1.47.0 cuts off a hole at the end of a file: there debugfs alone
+        judges the size, and the source the contents, whose digest leaves zeros out.
+        """
+        cuts = "inline_data" in self.image.caps.features
         records = {}
         for path, record in self.kernel.items():
             if path == manifest.STATFS:
                 continue
             kept = {f: record[f] for f in self.SOURCE_FIELDS if f in record}
-            if record.get("type") in ("reg", "lnk"):
+            if record.get("type") == "lnk" or (record.get("type") == "reg" and not cuts):
                 kept["size"] = record["size"]
             if "type" in record and record["type"] != "lnk":
                 kept["nlink"] = record["nlink"]
