@@ -232,7 +232,8 @@ static int journal_find(struct uext4_fs *fs, struct dev *external, struct journa
 	return err;
 }
 
-static void fill_journal_info(struct uext4_info *info, const struct journal *journal)
+/* Returns whether there is anything to recover. */
+static bool fill_journal_info(struct uext4_info *info, const struct journal *journal)
 {
 	struct journal_info ji;
 
@@ -240,6 +241,7 @@ static void fill_journal_info(struct uext4_info *info, const struct journal *jou
 	info->journal_blocks = ji.blocks;
 	info->journal_fast_blocks = ji.fast_blocks;
 	info->journal_checksum = ji.checksum;
+	return ji.start != 0;
 }
 
 /* ---- recovery ------------------------------------------------------------------------------ */
@@ -350,7 +352,10 @@ static int recover(struct uext4_fs *fs, const struct fs_options *options)
 	err = journal_find(fs, options->journal_dev, &journal);
 	if (err < 0)
 		goto out;
-	fill_journal_info(&fs->info, journal);
+	if (fill_journal_info(&fs->info, journal))
+		fs->info.journal_dirty = 1;
+	if (!fs->info.journal_dirty)
+		goto out;
 	err = journal_recover(journal, fs->dev, fs->geom.blocks, &result);
 	if (err < 0)
 		goto out;
@@ -378,18 +383,21 @@ static int prepare_dev(struct uext4_fs *fs, struct dev *dev, const struct fs_opt
 {
 	struct uext4_info *info = &fs->info;
 	struct dev *overlay;
+	bool has_journal;
 	int err;
 
 	fs->dev = dev;
 	err = super_load(fs, options);
 	if (err < 0)
 		return err;
-	if (geom_has_compat(&fs->geom, EXT4_FEATURE_COMPAT_HAS_JOURNAL)) {
+	has_journal = geom_has_compat(&fs->geom, EXT4_FEATURE_COMPAT_HAS_JOURNAL);
+	if (has_journal) {
 		info->journal_ino = le32_get(fs->super.s_journal_inum);
 		info->journal_external = info->journal_ino == 0;
 		info->journal_dirty = geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_RECOVER);
 	}
-	if (info->journal_dirty && !options->norecovery) {
+	/* A backup superblock never says that a journal is pending: the journal has to be asked. */
+	if ((info->journal_dirty || (has_journal && options->superblock)) && !options->norecovery) {
 		err = dev_overlay_create(dev, fs->geom.block_size, &overlay);
 		if (err < 0)
 			return err;
@@ -459,7 +467,7 @@ int fs_info(struct uext4_fs *fs, struct uext4_info *ret)
 		err = journal_find(fs, NULL, &journal);
 		if (err < 0)
 			return err;
-		fill_journal_info(&info, journal);
+		(void)fill_journal_info(&info, journal);
 		journal_close(journal);
 	}
 	err = orphan_count(fs, &info.orphans);

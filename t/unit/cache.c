@@ -63,6 +63,28 @@ static void run_threads(void *(*body)(void *), void *arg)
 		CHECK(pthread_join(threads[i], NULL) == 0);
 }
 
+/*
+ * One thread goes first, the others follow once its read has begun: so they find what it is reading
+ * and wait for it.  Two that start at once could both miss it.
+ */
+static struct {
+	_Atomic bool taken, reading;
+} door;
+
+static void door_reset(void)
+{
+	atomic_store(&door.taken, false);
+	atomic_store(&door.reading, false);
+}
+
+static void door_pass(void)
+{
+	if (!atomic_exchange(&door.taken, true))
+		return;
+	while (!atomic_load(&door.reading))
+		sched_yield();
+}
+
 /* ---- a device that counts -------------------------------------------------------------------- */
 
 #define DISK_BYTES (8 * MIB)
@@ -384,6 +406,7 @@ static void buf_is_read_once_by_many(void **state UNUSED)
 /* The read goes on until everybody else has found the buffer and so will wait for it. */
 static void gate_until_all_wait(struct toy_disk *d, uint64_t offset UNUSED)
 {
+	atomic_store(&door.reading, true);
 	while (stats_of(d->cache).buffer_hits < THREADS - 1)
 		sched_yield();
 }
@@ -392,6 +415,7 @@ static void *expect_eio(void *arg)
 {
 	struct buf *buf = NULL;
 
+	door_pass();
 	CHECK(read_red(arg, 5, 0, &buf) == -EIO);
 	CHECK(buf == NULL);
 	CHECK(strstr(diag_text(), "block 5") != NULL);
@@ -405,6 +429,7 @@ static void buf_error_reaches_all_who_waited(void **state UNUSED)
 
 	disk.bad_unit = 5;
 	disk.gate = gate_until_all_wait;
+	door_reset();
 	run_threads(expect_eio, cache);
 	assert_int_equal(disk.reads[5], 1);
 	disk.bad_unit = 0;
@@ -435,6 +460,7 @@ static int toy_fill(struct mapping *m, struct page *const *pages, size_t count)
 	uint8_t unit[8];
 
 	atomic_fetch_add(&file->calls, 1);
+	atomic_store(&door.reading, true);
 	while (file->gated && stats_of(m->cache).page_hits < THREADS - 1)
 		sched_yield();
 	for (size_t i = 0; i < count; i++) {
@@ -569,6 +595,7 @@ static void pages_error_is_that_of_one_page(void **state UNUSED)
 
 static void *expect_page_eio(void *arg)
 {
+	door_pass();
 	CHECK(visit(arg, 3, 1, 0) == -EIO);
 	CHECK(diag_text()[0] != '\0');
 	return NULL;
@@ -580,6 +607,7 @@ static void pages_error_reaches_all_who_waited(void **state UNUSED)
 	struct toy_file *file = new_file(cache, 1);
 
 	file->gated = true;
+	door_reset();
 	file->bad_page = 3 + 1;
 	run_threads(expect_page_eio, file);
 	assert_int_equal(file->calls, 1);
