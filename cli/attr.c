@@ -23,12 +23,23 @@ static void json_attribute(const struct target *target, const char *name,
 	json_print(o);
 }
 
-static void list_attributes(const struct options *opts, const struct target *target)
+/*
+ * @heading, if not NULL, tells as getfattr does whose names follow.  Returns whether there are any.
+ */
+static bool list_attributes(const struct options *opts, const struct target *target,
+			    const char *heading)
 {
 	struct buffer names = { 0 }, value = { 0 };
+	bool any;
 
 	if (image_xattr_names(target->image, target->ino, target->path, &names) < 0)
 		names.len = 0;
+	any = names.len > 0;
+	if (any && heading) {
+		printf("%s", heading);
+		print_name(target->path, strlen(target->path));
+		printf("\n");
+	}
 	for (size_t at = 0; at < names.len; at += strlen(names.data + at) + 1) {
 		const char *name = names.data + at;
 
@@ -42,6 +53,7 @@ static void list_attributes(const struct options *opts, const struct target *tar
 	}
 	buffer_finish(&names);
 	buffer_finish(&value);
+	return any;
 }
 
 static void get_attribute(const struct options *opts, const struct target *target, const char *name)
@@ -62,6 +74,7 @@ void command_xattr(const struct options *opts, int argc, char **argv)
 	enum target_follow follow = TARGET_FOLLOW;
 	const char *verb = argc > 1 ? argv[1] : "";
 	const char *name = NULL;
+	const char *heading = NULL;
 	bool get;
 	int c;
 
@@ -88,6 +101,8 @@ void command_xattr(const struct options *opts, int argc, char **argv)
 		usage_error(argv[0], get ? "an attribute and a file are needed" : "no file given");
 	if (get && optind + 1 < argc)
 		usage_error(argv[0], "one attribute of one file at a time");
+	if (!opts->json && optind + 1 < argc)
+		heading = "# file: ";
 	for (int i = optind; i < argc; i++) {
 		struct target target;
 
@@ -95,8 +110,8 @@ void command_xattr(const struct options *opts, int argc, char **argv)
 			continue;
 		if (get)
 			get_attribute(opts, &target, name);
-		else
-			list_attributes(opts, &target);
+		else if (list_attributes(opts, &target, heading) && heading)
+			heading = "\n# file: ";
 		target_finish(&target);
 	}
 }

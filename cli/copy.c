@@ -54,6 +54,8 @@ void command_cat(const struct options *opts, int argc, char **argv)
 {
 	while (command_option(argc, argv, ":u", NULL) != -1)
 		; /* -u, unbuffered, is how it always is. */
+	if (opts->json)
+		usage_error(argv[0], "--json: contents are written as they are, never as JSON");
 	if (optind == argc)
 		usage_error(argv[0], "no file given");
 	for (int i = optind; i < argc; i++) {
@@ -563,11 +565,14 @@ static void copy_as(struct copy *copy, const struct target *target)
 	free(path);
 }
 
-/* DST is a directory: the copy goes into it; of an image's root, what is in there does. */
+/*
+ * DST is a directory: the copy goes into it.  A directory that was given without a name of its own,
+ * as the root or by "." or "..", has its contents go in there.
+ */
 static void copy_into(struct copy *copy, const struct target *target)
 {
 	const char *name = target_name(target);
-	struct destination to = { .name = strcmp(name, "/") == 0 ? NULL : name };
+	struct destination to = { .name = name_is_plain(name) ? name : NULL };
 	char *path = to.name ? must_format("%s/%s", copy->dst, name) : must_copy(copy->dst);
 
 	to.shown = path;
@@ -608,6 +613,8 @@ static void copy_operand(struct copy *copy, const struct options *opts, const ch
 		copy_into_existing(copy, &target, &st, &dst_st);
 	} else if (exists && S_ISDIR(st.mode)) {
 		complain(STATUS_FAILED, copy->dst, "cannot replace a file by a directory");
+	} else if (copy->dst[0] && copy->dst[strlen(copy->dst) - 1] == '/' && !S_ISDIR(st.mode)) {
+		complain_sys(copy->dst, ENOTDIR, "cannot create");
 	} else {
 		copy_as(copy, &target);
 	}

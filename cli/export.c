@@ -374,6 +374,8 @@ void command_export(const struct options *opts, int argc, char **argv)
 		else
 			output.compress = optarg;
 	}
+	if (opts->json)
+		usage_error(argv[0], "--json: the archive is never JSON");
 	if (optind + 1 != argc)
 		usage_error(argv[0], optind == argc ? "no image given" : "one tree at a time");
 	if (strcmp(output.name, "-") == 0 && isatty(STDOUT_FILENO))

@@ -384,6 +384,10 @@ static void print_entry(struct find *find, const struct walk_entry *entry, char 
 
 static void print_long(struct find *find, const struct walk_entry *entry)
 {
+	if (find->json) {
+		print_entry(find, entry, '\n');
+		return;
+	}
 	rows_add(&find->rows, entry->path, entry->path_len, entry->path, &entry->st);
 	rows_flush(&find->rows);
 }

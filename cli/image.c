@@ -63,9 +63,21 @@ bool operand_is_inside(const char *arg)
 	return inside;
 }
 
+void operands_are_images(const char *command, int count, char **args)
+{
+	for (int i = 0; i < count; i++) {
+		char *image, *path;
+
+		operand_split(args[i], &image, &path);
+		if (path)
+			usage_error(command, "'%s': takes an image, not a path in it", args[i]);
+		free(image);
+	}
+}
+
 /* ---- partitions ----------------------------------------------------------------------------- */
 
-/* The partition table of the disk in @fd behind opts->offset, or NULL. */
+/* The partition table of the disk in @fd, or NULL. */
 static blkid_partlist partitions_of(int fd, blkid_probe *ret_probe)
 {
 	blkid_probe probe = blkid_new_probe();
@@ -76,6 +88,28 @@ static blkid_partlist partitions_of(int fd, blkid_probe *ret_probe)
 	blkid_probe_enable_partitions(probe, 1);
 	return blkid_probe_get_partitions(probe);
 }
+
+/*
+ * libblkid passes over a GPT that reaches beyond the end of the disk.  Its header in the disk's
+ * second sector is there all the same.
+ */
+static bool has_gpt(int fd)
+{
+	static const char magic[8] = "EFI PART";
+	static const off_t sectors[] = { 512, 4096 };
+	char found[sizeof(magic)];
+
+	for (size_t i = 0; i < sizeof(sectors) / sizeof(sectors[0]); i++) {
+		if (pread(fd, found, sizeof(found), sectors[i]) == (ssize_t)sizeof(found) &&
+		    memcmp(found, magic, sizeof(magic)) == 0)
+			return true;
+	}
+	return false;
+}
+
+static const char unusable_table[] =
+	"the partition table is empty or not usable, e.g. because the disk image was cut; "
+	"--offset BYTES says where a file system starts";
 
 int partition_find(const char *name, unsigned number, uint64_t *ret_offset, uint64_t *ret_length)
 {
@@ -93,7 +127,8 @@ int partition_find(const char *name, unsigned number, uint64_t *ret_offset, uint
 	list = partitions_of(fd, &probe);
 	part = list ? blkid_partlist_get_partition_by_partno(list, (int)number) : NULL;
 	if (!list || blkid_partlist_numof_partitions(list) <= 0) {
-		complain(STATUS_FAILED, name, "there is no partition table");
+		complain(STATUS_FAILED, name, "%s",
+			 has_gpt(fd) ? unusable_table : "there is no partition table");
 		err = -ENXIO;
 	} else if (!part) {
 		complain(STATUS_FAILED, name, "there is no partition %u", number);
@@ -108,22 +143,68 @@ int partition_find(const char *name, unsigned number, uint64_t *ret_offset, uint
 	return err;
 }
 
-/* A whole disk given without --partition is a common mistake: say what would help. */
-static void hint_partitions(const char *name)
+/* A whole disk given without --partition is a common mistake.  False: it is no such disk. */
+static bool hint_partitions(const char *name, int fd)
 {
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
 	blkid_partlist list;
 	blkid_probe probe;
 	int count;
 
-	if (fd < 0)
-		return;
 	list = partitions_of(fd, &probe);
 	count = list ? blkid_partlist_numof_partitions(list) : 0;
 	if (count > 0)
 		remark(name, "a disk with %d partition%s: choose one with --partition N", count,
 		       count == 1 ? "" : "s");
 	blkid_free_probe(probe);
+	if (count <= 0 && has_gpt(fd)) {
+		remark(name, "%s", unusable_table);
+		return true;
+	}
+	return count > 0;
+}
+
+/* Names what lies at @offset of the image if it is known to be no ext4.  False: it is not. */
+static bool hint_other_type(const char *name, int fd, uint64_t offset)
+{
+	blkid_probe probe = blkid_new_probe();
+	const char *type;
+	bool known = false;
+
+	if (probe && offset <= INT64_MAX &&
+	    blkid_probe_set_device(probe, fd, (blkid_loff_t)offset, 0) == 0) {
+		blkid_probe_enable_superblocks(probe, 1);
+		blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE);
+		known = blkid_do_safeprobe(probe) == 0 &&
+			blkid_probe_lookup_value(probe, "TYPE", &type, NULL) == 0 &&
+			strncmp(type, "ext", 3) != 0;
+	}
+	if (known)
+		remark(name, "looks like %s", type);
+	blkid_free_probe(probe);
+	return known;
+}
+
+/* False: no group behind the first begins inside of the file, so there are no backups. */
+static bool may_have_backups(int fd, uint64_t offset)
+{
+	enum { BACKUP_BYTE_MIN = 8193 << 10 };
+	struct stat st;
+
+	return fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+	       ((uint64_t)st.st_size > offset && (uint64_t)st.st_size - offset > BACKUP_BYTE_MIN);
+}
+
+/* There is no ext4 where it was looked for: say what would help. */
+static void hint_no_ext4(const struct options *opts, const char *name, uint64_t offset)
+{
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if ((offset || !hint_partitions(name, fd)) && !hint_other_type(name, fd, offset) &&
+	    !opts->superblock && may_have_backups(fd, offset))
+		remark(name, "if only its superblock is damaged, a backup may help: "
+			     "--superblock 32768, or 8193 with blocks of 1 KiB");
 	close(fd);
 }
 
@@ -219,8 +300,8 @@ int image_open(const struct options *opts, const char *name, struct image **ret_
 		complain_fs((struct place){ name, NULL }, err);
 		if (err == -ENOTRECOVERABLE)
 			remark(name, "--norecovery shows the image as it lies");
-		if (err == -EINVAL && !opts->offset && !opts->partition)
-			hint_partitions(name);
+		if (err == -EINVAL)
+			hint_no_ext4(opts, name, open_opts.offset);
 		return err;
 	}
 	image = must_alloc(sizeof(*image));
@@ -372,6 +453,6 @@ int image_xattr_value(struct image *image, uint32_t ino, const char *path, const
 	int err = xattr_read(image, ino, name, buf);
 
 	if (err < 0)
-		complain_fs((struct place){ image->name, path }, err);
+		complain_attribute((struct place){ image->name, path }, name, err);
 	return err;
 }

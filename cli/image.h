@@ -42,6 +42,9 @@ void operand_split(const char *arg, char **ret_image, char **ret_path);
  */
 bool operand_is_inside(const char *arg);
 
+/* Ends the process with a usage error if one of @args names a path inside an image. */
+void operands_are_images(const char *command, int count, char **args);
+
 /* Opens the image @name, once per process: the same name gives the same image. */
 int image_open(const struct options *opts, const char *name, struct image **ret_image)
 	UEXT4_MUST_CHECK;

@@ -24,7 +24,7 @@ struct command {
 	const char *name;
 	void (*run)(const struct options *opts, int argc, char **argv);
 	const char *summary;
-	const char *usage;
+	const char *usage; /* this and help are NULL for mount, which has its own */
 	const char *help;
 	bool own_o; /* -o behind the command's name is its own, not `-o norecovery` */
 };
@@ -93,11 +93,7 @@ static const struct command commands[] = {
 	  "  -o FILE            to FILE instead of standard output\n"
 	  "  --compress=FILTER  gzip, bzip2, xz, zstd, lz4, ... (what libarchive offers)\n",
 	  true },
-	{ "mount", NULL, "show an image as a directory (FUSE)", "IMAGE DIR [-f] [-o OPTIONS]",
-	  "Mounts the image read-only; `fusermount3 -u DIR` ends it.\n"
-	  "  -f          stay in the foreground\n"
-	  "  -o OPTIONS  those of fuse2fs and the usual mount options, separated by commas\n",
-	  true },
+	{ "mount", NULL, "show an image as a directory (FUSE)", NULL, NULL, true },
 };
 
 /* What later versions do.  Named, so that nobody mistakes "not yet" for a typing error. */
@@ -141,10 +137,15 @@ static void print_help(void)
 
 static void print_command_help(const struct command *command)
 {
-	printf("Usage: uext4 %s %s\n%c%s.\n\n%s", command->name, command->usage,
-	       command->summary[0] - 'a' + 'A', command->summary + 1, command->help);
+	char mount[] = "mount", help[] = "--help";
+	char *args[] = { mount, help, NULL };
+
 	if (command->run)
-		printf("\n%s", global_help);
+		printf("Usage: uext4 %s %s\n%c%s.\n\n%s", command->name, command->usage,
+		       command->summary[0] - 'a' + 'A', command->summary + 1, command->help);
+	else
+		uext4_mount_main(2, args);
+	printf("\n%s", global_help);
 }
 
 /* ---- options -------------------------------------------------------------------------------- */
@@ -293,8 +294,8 @@ static int take_shared(struct options *opts, char **args, int left, bool own_o)
 /* ---- mount ---------------------------------------------------------------------------------- */
 
 /*
- * The mount command has the options of fuse2fs.  Shared options given before its name are put in
- * front of them in that form.
+ * The mount command has the options of fuse2fs.  Shared options are put in front of them in that
+ * form.
  */
 static int run_mount(const struct options *opts, int argc, char **argv)
 {
@@ -304,8 +305,8 @@ static int run_mount(const struct options *opts, int argc, char **argv)
 	char dash_o[] = "-o";
 	int count = 0, status;
 
-	if (opts->superblock || opts->no_lock || opts->json)
-		usage_error("mount", "--superblock, --no-lock and --json have no effect here");
+	if (opts->json)
+		usage_error("mount", "--json: mount prints nothing as JSON");
 	if (opts->partition) {
 		char *image = NULL;
 
@@ -325,8 +326,14 @@ static int run_mount(const struct options *opts, int argc, char **argv)
 		buffer_add_text(&o, ",cache_size=");
 		buffer_add_decimal(&o, opts->cache_bytes);
 	}
+	if (opts->superblock) {
+		buffer_add_text(&o, ",sb=");
+		buffer_add_decimal(&o, opts->superblock);
+	}
 	if (opts->norecovery)
 		buffer_add_text(&o, ",norecovery");
+	if (opts->no_lock)
+		buffer_add_text(&o, ",nolock");
 	args[count++] = argv[0];
 	if (strcmp(buffer_text(&o), "ro") != 0) {
 		args[count++] = dash_o;
@@ -439,17 +446,11 @@ int main(int argc, char **argv)
 	command = find_command(argv[at]);
 	argc -= at;
 	argv += at;
-	if (!command->run) {
-		for (int i = 1; i < argc; i++) {
-			if (strcmp(argv[i], "--help") == 0) {
-				print_command_help(command);
-				out_finish();
-				return (int)status_now();
-			}
-		}
-		return run_mount(&opts, argc, argv);
-	}
 	argc = parse_behind(&opts, command, argc, argv);
+	if (opts.partition && opts.offset)
+		usage_error(command->name, "--partition and --offset exclude each other");
+	if (!command->run)
+		return run_mount(&opts, argc, argv);
 	command->run(&opts, argc, argv);
 	images_close();
 	out_finish();

@@ -247,7 +247,7 @@ static bool is_plain_error(int err)
 	       err == -ENAMETOOLONG || err == -ENODATA;
 }
 
-void complain_fs(struct place place, int err)
+static void complain_about(struct place place, const char *attribute, int err)
 {
 	struct buffer line = { 0 };
 	struct buffer where = { 0 };
@@ -259,12 +259,27 @@ void complain_fs(struct place place, int err)
 		buffer_add_text(&where, place.path);
 	}
 	begin_message(&line, buffer_text(&where));
+	if (attribute) {
+		buffer_add_text(&line, "attribute ");
+		escape(&line, attribute, strlen(attribute), false);
+		buffer_add_text(&line, ": ");
+	}
 	if (!why[0])
 		why = strerror(-err);
 	escape(&line, why, strlen(why), false);
 	print_message(&line);
 	buffer_finish(&where);
 	status_raise(status_of(err));
+}
+
+void complain_fs(struct place place, int err)
+{
+	complain_about(place, NULL, err);
+}
+
+void complain_attribute(struct place place, const char *name, int err)
+{
+	complain_about(place, name, err);
 }
 
 void complain_sys(const char *path, int err, const char *action)

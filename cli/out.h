@@ -41,6 +41,9 @@ struct place {
 /* The library's last failure in this thread was @err (negative errno) at @place. */
 void complain_fs(struct place place, int err);
 
+/* The same for attribute @name of the file at @place. */
+void complain_attribute(struct place place, const char *name, int err);
+
 /* A system call failed with @err (errno) on the host's @path; @action says what was tried. */
 void complain_sys(const char *path, int err, const char *action);
 

@@ -124,6 +124,11 @@ static void print_state(const struct uext4_info *info)
 	printf("\n");
 }
 
+static void print_count(const char *before, uint32_t count, const char *unit)
+{
+	printf("%s%" PRIu32 " %s%s", before, count, unit, count == 1 ? "" : "s");
+}
+
 static void print_journal(const struct uext4_info *info)
 {
 	char human[24];
@@ -146,15 +151,18 @@ static void print_journal(const struct uext4_info *info)
 			printf("), no checksums\n");
 	}
 	print_field("Recovery");
-	if (!info->journal_dirty)
+	if (!info->journal_dirty) {
 		printf("not needed\n");
-	else if (!info->journal_replayed)
+	} else if (!info->journal_replayed) {
 		printf("needed; the image is shown as it lies\n");
-	else
-		printf("needed; replayed in memory: %" PRIu32 " transactions, %" PRIu32
-		       " blocks, %" PRIu32 " revokes, %" PRIu32 " fast commits\n",
-		       info->replayed_transactions, info->replayed_blocks, info->replayed_revokes,
-		       info->replayed_fast_commits);
+	} else {
+		printf("needed; replayed in memory: ");
+		print_count("", info->replayed_transactions, "transaction");
+		print_count(", ", info->replayed_blocks, "block");
+		print_count(", ", info->replayed_revokes, "revoke");
+		print_count(", ", info->replayed_fast_commits, "fast commit");
+		printf("\n");
+	}
 }
 
 static void print_date(const char *name, int64_t sec)
@@ -187,14 +195,19 @@ static void print_usage(const struct uext4_info *info)
 		printf("%s\n", human_size(info->cluster_size, human));
 	}
 	print_field("Used");
-	printf("%s, %" PRIu32 "%%; ", human_size(used * info->block_size, human),
-	       percent(used, info->blocks));
-	printf("%s free, ", human_size(info->blocks_free * info->block_size, human));
+	if (info->free_known) {
+		printf("%s, %" PRIu32 "%%; ", human_size(used * info->block_size, human),
+		       percent(used, info->blocks));
+		printf("%s free, ", human_size(info->blocks_free * info->block_size, human));
+	} else {
+		printf("unknown, ");
+	}
 	printf("%s reserved\n", human_size(info->blocks_reserved * info->block_size, human));
 	print_field("Inodes");
-	printf("%" PRIu32 " of %" PRIu32 " bytes, %" PRIu32 " used, %" PRIu32 " per group\n",
-	       info->inodes, info->inode_size, info->inodes - info->inodes_free,
-	       info->inodes_per_group);
+	printf("%" PRIu32 " of %" PRIu32 " bytes, ", info->inodes, info->inode_size);
+	if (info->free_known)
+		printf("%" PRIu32 " used, ", info->inodes - info->inodes_free);
+	printf("%" PRIu32 " per group\n", info->inodes_per_group);
 }
 
 static void print_info(const char *name, const struct uext4_info *info)
@@ -268,6 +281,15 @@ static json_t *json_journal(const struct uext4_info *info)
 	return journal;
 }
 
+/* null where what is counted is damaged. */
+static void json_set_counted(json_t *object, const char *key, uint64_t value, bool known)
+{
+	if (known)
+		json_set_integer(object, key, value);
+	else
+		json_object_set_new(object, key, json_null());
+}
+
 static void json_info(const char *name, const struct uext4_info *info)
 {
 	json_t *o = json_object();
@@ -284,16 +306,16 @@ static void json_info(const char *name, const struct uext4_info *info)
 	json_set_integer(o, "state", info->state);
 	json_set_integer(o, "errors_policy", info->errors_policy);
 	json_set_integer(o, "error_count", info->error_count);
-	json_set_integer(o, "orphans", info->orphans);
+	json_set_counted(o, "orphans", info->orphans, info->orphans_known);
 	json_set_integer(o, "block_size", info->block_size);
 	json_set_integer(o, "cluster_size", info->cluster_size);
 	json_set_integer(o, "blocks", info->blocks);
-	json_set_integer(o, "blocks_free", info->blocks_free);
+	json_set_counted(o, "blocks_free", info->blocks_free, info->free_known);
 	json_set_integer(o, "blocks_reserved", info->blocks_reserved);
 	json_set_integer(o, "blocks_per_group", info->blocks_per_group);
 	json_set_integer(o, "inode_size", info->inode_size);
 	json_set_integer(o, "inodes", info->inodes);
-	json_set_integer(o, "inodes_free", info->inodes_free);
+	json_set_counted(o, "inodes_free", info->inodes_free, info->free_known);
 	json_set_integer(o, "inodes_per_group", info->inodes_per_group);
 	json_set_integer(o, "groups", info->groups);
 	json_set_integer(o, "desc_size", info->desc_size);
@@ -321,6 +343,7 @@ void command_info(const struct options *opts, int argc, char **argv)
 		;
 	if (optind == argc)
 		usage_error(argv[0], "no image given");
+	operands_are_images(argv[0], argc - optind, argv + optind);
 	for (int i = optind; i < argc; i++) {
 		struct uext4_info info;
 		struct image *image;
@@ -335,6 +358,11 @@ void command_info(const struct options *opts, int argc, char **argv)
 			json_info(argv[i], &info);
 		else
 			print_info(argv[i], &info);
+		if (err == 0 && !info.free_known)
+			complain(STATUS_CORRUPT, argv[i],
+				 "group descriptors are damaged: what is free is unknown");
+		if (err == 0 && !info.orphans_known)
+			complain(STATUS_CORRUPT, argv[i], "the orphan list is damaged");
 	}
 }
 
@@ -509,6 +537,7 @@ void command_df(const struct options *opts, int argc, char **argv)
 	}
 	if (optind == argc)
 		usage_error(argv[0], "no image given");
+	operands_are_images(argv[0], argc - optind, argv + optind);
 	for (int i = optind; i < argc; i++) {
 		struct df_columns columns;
 		struct uext4_statfs fs;

@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,7 +97,7 @@ static enum outcome complain(const char *path, int err)
 
 static void print_help(void)
 {
-	puts("usage: uext4 mount IMAGE DIR [-f] [-d] [-s] [-o OPTION[,OPTION...]]\n"
+	puts("Usage: uext4 mount IMAGE DIR [-f] [-d] [-s] [-o OPTION[,OPTION...]]\n"
 	     "\n"
 	     "Shows the ext2, ext3 or ext4 file system in IMAGE at DIR, read-only.\n"
 	     "fusermount3 -u DIR, or umount DIR, ends it.\n"
@@ -106,6 +107,9 @@ static void print_help(void)
 	     "  -s                   serve with one thread\n"
 	     "  --offset, -o offset=BYTES   the file system starts there in IMAGE\n"
 	     "  -o ro                read-only, as it is anyway\n"
+	     "  -o sb=N              use the backup superblock in block N, counted in the\n"
+	     "                       file system's blocks (the kernel's sb counts KiB)\n"
+	     "  -o nolock            mount although somebody else may be changing the image\n"
 	     "  -o norecovery        show the image as it lies, without replaying its journal\n"
 	     "  -o cache_size=BYTES  memory for the image's blocks\n"
 	     "  -o allow_other       let other users in, with permission checks\n"
@@ -131,9 +135,10 @@ static void print_notes(const struct mount *mount)
 		fprintf(stderr, "uext4: %s: mounted read-only\n", options->image);
 	if (info->journal_replayed)
 		fprintf(stderr,
-			"uext4: %s: the journal was replayed in memory (%u transactions); "
+			"uext4: %s: the journal was replayed in memory (%u transaction%s); "
 			"the image stays as it is\n",
-			options->image, info->replayed_transactions);
+			options->image, info->replayed_transactions,
+			info->replayed_transactions == 1 ? "" : "s");
 	else if (info->journal_dirty)
 		fprintf(stderr, "uext4: %s: the journal was not replayed: files may be wrong\n",
 			options->image);
@@ -303,10 +308,29 @@ static enum outcome serve(struct mount *mount)
 	return OUTCOME_OK;
 }
 
+/* libfuse says what failed, but neither who it is nor what it takes. */
+static void __attribute__((format(printf, 2, 0)))
+log_fuse(enum fuse_log_level level, const char *format, va_list args)
+{
+	if (level < FUSE_LOG_DEBUG)
+		fputs("uext4: ", stderr);
+	vfprintf(stderr, format, args);
+}
+
+static void hint_fuse(const struct mount *mount)
+{
+	if (geteuid() != 0 || access("/dev/fuse", R_OK | W_OK) < 0)
+		fprintf(stderr,
+			"uext4: %s: not mounted; that needs access to /dev/fuse and, without root, "
+			"fusermount3 installed and a directory of one's own\n",
+			mount->dir);
+}
+
 static enum outcome run_session(struct mount *mount)
 {
 	enum outcome outcome = OUTCOME_FAILED;
 
+	fuse_set_log_func(log_fuse);
 	mount->session = fuse_session_new(&mount->options->session_args, &server_ops,
 					  sizeof(server_ops), &mount->server);
 	if (!mount->session)
@@ -318,6 +342,8 @@ static enum outcome run_session(struct mount *mount)
 				outcome = complain("/", -errno);
 			else
 				outcome = serve(mount);
+		} else {
+			hint_fuse(mount);
 		}
 		fuse_remove_signal_handlers(mount->session);
 	}
@@ -364,8 +390,15 @@ static enum outcome run_image(struct mount *mount)
 	int err;
 
 	err = uext4_open(options->image, &options->open, &mount->server.fs);
-	if (err < 0)
-		return engine_failed(options, err);
+	if (err < 0) {
+		outcome = engine_failed(options, err);
+		if (err == -EINVAL && !options->open.superblock)
+			fprintf(stderr,
+				"uext4: %s: if only its superblock is damaged, a backup may help: "
+				"-o sb=32768, or 8193 with blocks of 1 KiB\n",
+				options->image);
+		return outcome;
+	}
 	err = uext4_info(mount->server.fs, &mount->info);
 	/* The one inode that a mount cannot do without. */
 	if (!err)

@@ -22,7 +22,9 @@ enum option_id {
 	OPT_RW,
 	OPT_OFFSET,
 	OPT_CACHE_SIZE,
+	OPT_SUPERBLOCK,
 	OPT_NORECOVERY,
+	OPT_NOLOCK,
 	OPT_FAKEROOT,
 	OPT_KERNEL,
 	OPT_ACL,
@@ -73,6 +75,10 @@ static const struct option_rule rules[] = {
 	{ "lockfile", OPT_LOCKFILE, VALUE_NEEDED },
 	{ "no_default_opts", OPT_NO_DEFAULT_OPTS, VALUE_NONE },
 	{ "fuse2fs_debug", OPT_DEBUG, VALUE_NONE },
+
+	/* Our own; sb is the kernel's name, but counts blocks of the file system, not KiB. */
+	{ "sb", OPT_SUPERBLOCK, VALUE_NEEDED },
+	{ "nolock", OPT_NOLOCK, VALUE_NONE },
 
 	/* What attributes show */
 	{ "uid", OPT_UID, VALUE_NEEDED },
@@ -284,7 +290,7 @@ static int set_number(struct mount_options *options, const struct option_rule *r
 	int base = 10;
 	int err;
 
-	if (rule->id == OPT_OFFSET || rule->id == OPT_CACHE_SIZE)
+	if (rule->id == OPT_OFFSET || rule->id == OPT_CACHE_SIZE || rule->id == OPT_SUPERBLOCK)
 		max = INT64_MAX;
 	if (rule->id == OPT_MAX_THREADS)
 		max = 1024;
@@ -299,6 +305,7 @@ static int set_number(struct mount_options *options, const struct option_rule *r
 	switch (rule->id) {
 	case OPT_OFFSET: options->open.offset = number; break;
 	case OPT_CACHE_SIZE: options->open.cache_bytes = number; break;
+	case OPT_SUPERBLOCK: options->open.superblock = number; break;
 	case OPT_UID:
 		options->has_uid = true;
 		options->uid = (uid_t)number;
@@ -336,6 +343,7 @@ static int apply_option(struct mount_options *options, const struct option_rule 
 		return usage_error("option rw: this version reads images only; "
 				   "give ro, or neither");
 	case OPT_NORECOVERY: options->open.flags |= UEXT4_OPEN_NORECOVERY; return 0;
+	case OPT_NOLOCK: options->open.flags |= UEXT4_OPEN_NOLOCK; return 0;
 	case OPT_FAKEROOT: options->fakeroot = true; return 0;
 	case OPT_KERNEL:
 		options->allow_other = true;
@@ -357,6 +365,7 @@ static int apply_option(struct mount_options *options, const struct option_rule 
 	case OPT_DEBUG: options->debug = true; return 0;
 	case OPT_OFFSET:
 	case OPT_CACHE_SIZE:
+	case OPT_SUPERBLOCK:
 	case OPT_UID:
 	case OPT_GID:
 	case OPT_UMASK:

@@ -139,9 +139,12 @@ struct uext4_info {
 	uint32_t replayed_blocks;
 	uint32_t replayed_revokes;
 	uint32_t replayed_fast_commits;
-	uint32_t orphans; /* inodes on the orphan list or in the orphan file, after replay */
+	uint32_t orphans;      /* inodes on the orphan list or in the orphan file, after replay */
+	uint8_t free_known;    /* 0: descriptors are damaged; blocks_free, inodes_free are 0 */
+	uint8_t orphans_known; /* 0: the orphan list is damaged; orphans is 0 */
 };
 
+/* Never fails: what is damaged is left out. */
 int uext4_info(struct uext4_fs *fs, struct uext4_info *ret_info) UEXT4_MUST_CHECK;
 
 /*

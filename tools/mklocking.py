@@ -42,13 +42,14 @@ the same: whoever waits for it with a later lock held can deadlock as with any l
 *may* wait says so at its head with `lockrank_may_acquire()`, whether or not it waits this time.
 
 **Try-locks** wait for nothing and may be taken against the order. What they took counts as held.
-Reclaim lives by this: it uses try-locks only, and never starts I/O.
+Reclaim waits only for its shard of the clock and then for one index, both held for short and never
+across a wait; it never starts I/O.
 
 **Condition variables.** While a thread waits, nothing ranked with or after the mutex it gives up is held.
 
 **I/O.** A device is waited for with nothing ranked after `{last_io}` held; `dev_readv()` checks it.
 
-**The caller's memory** is touched only by `user_copy_out()`, with nothing held at all. The buffer may
+**The caller's memory** is touched only by `user_copy_out()` and `user_copy_in()`, with nothing held at all. The buffer may
 lie in a mapping of a file that this engine serves; a plain `memcpy` into it can then wait for our own
 fault handler, and with it for any lock of this table. Hence `usermem` is the first rank.
 

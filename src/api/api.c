@@ -3,8 +3,8 @@
  * The public functions: arguments are checked, handles turned into objects, errors given their
  * words.
  *
- * Holds no logic of its own.  The engine works in its own memory; what the caller gets is copied at
- * the end, by user_copy_out(), with nothing held.
+ * Holds no logic of its own.  The engine works in its own memory: what the caller gives is copied
+ * at the start, what he gets at the end, by user_copy_in() and user_copy_out(), with nothing held.
  *
  *  A1  No call returns with a lock held (asserted by api_end()).
  *  A2  Every failure has a text; an error without one gets the system's words.
@@ -19,8 +19,9 @@
 #include "base/mem.h"
 #include "ops/ops.h"
 
-#define SMALL_VALUE 512u /* bytes of an attribute that need no allocation */
-#define VALUE_MAX 65536u /* bytes of an attribute, and of a list of names */
+#define SMALL_VALUE 512u    /* bytes of an attribute that need no allocation */
+#define VALUE_MAX 65536u    /* bytes of an attribute, and of a list of names */
+#define XATTR_NAME_MAX 300u /* the longest prefix and 255 bytes */
 #define DIR_BATCH 64u
 #define EXTENT_BATCH 64u
 #define READLINK_MAX 65536u
@@ -161,13 +162,12 @@ void uext4_close(struct uext4_fs *fs)
 int uext4_info(struct uext4_fs *fs, struct uext4_info *ret_info)
 {
 	struct uext4_info info;
-	int err;
 
 	diag_clear();
-	err = fs_info(fs, &info);
-	if (err == 0)
-		user_copy_out(ret_info, &info, sizeof(info));
-	return api_end(err);
+	fs_info(fs, &info);
+	user_copy_out(ret_info, &info, sizeof(info));
+	diag_clear();
+	return api_end(0);
 }
 
 const char *uext4_feature_name(enum uext4_feature_set set, unsigned bit)
@@ -219,8 +219,13 @@ static int get_user_inode(struct uext4_fs *fs, uint32_t ino, struct inode **ret_
 int uext4_lookup(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len,
 		 uint32_t *ret_ino)
 {
+	char own[UEXT4_NAME_MAX];
+
 	diag_clear();
-	return api_end(namei_lookup(fs, dir_ino, name, name_len, ret_ino));
+	if (name_len > sizeof(own))
+		return api_end(fail(-ENAMETOOLONG, "a name of %zu bytes", name_len));
+	user_copy_in(own, name, name_len);
+	return api_end(namei_lookup(fs, dir_ino, own, name_len, ret_ino));
 }
 
 int uext4_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uint32_t flags,
@@ -456,8 +461,15 @@ int uext4_xattr_list(struct uext4_fs *fs, uint32_t ino, char *buf, size_t size, 
 int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,
 		    size_t *ret_size)
 {
+	char own[XATTR_NAME_MAX + 1];
+	size_t name_len;
+
 	diag_clear();
 	if (!name)
 		return invalid("no name");
-	return api_end(xattr_call(fs, ino, name, buf, size, ret_size));
+	name_len = strnlen(name, sizeof(own));
+	if (name_len == sizeof(own))
+		return api_end(fail(-ERANGE, "the attribute's name is too long"));
+	user_copy_in(own, name, name_len + 1);
+	return api_end(xattr_call(fs, ino, own, buf, size, ret_size));
 }

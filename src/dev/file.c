@@ -303,9 +303,8 @@ static int refuse_loop_backing(const struct image *img)
 		if (strncmp(entry->d_name, "loop", 4) != 0 || strlen(entry->d_name) > 32)
 			continue;
 		if (loop_writes_to(dirfd(dir), entry->d_name, &img->st))
-			err = fail(-EBUSY,
-				   "%s backs /dev/%s, which is in use; detach it or use --no-lock",
-				   img->name, entry->d_name);
+			err = fail(-EBUSY, "%s backs /dev/%s, which is in use", img->name,
+				   entry->d_name);
 	}
 	(void)closedir(dir);
 	return err;

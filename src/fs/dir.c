@@ -275,7 +275,8 @@ static int find_locked(struct inode *ip, const void *name, size_t name_len, uint
 {
 	const struct fc_dirent *said;
 
-	if (name_is_dot(name, name_len)) {
+	if (name_is_dot(name, name_len) ||
+	    (name_is_dotdot(name, name_len) && ip->ino == EXT4_ROOT_INO)) {
 		*ret_ino = ip->ino;
 		return 0;
 	}

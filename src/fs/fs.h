@@ -69,7 +69,7 @@ int group_desc_read(struct uext4_fs *fs, uint32_t group, struct ext4_group_desc 
 int group_count_free(struct uext4_fs *fs, uint64_t *ret_blocks, uint32_t *ret_inodes) MUST_CHECK;
 
 /* As uext4_info(). */
-int fs_info(struct uext4_fs *fs, struct uext4_info *ret) MUST_CHECK;
+void fs_info(struct uext4_fs *fs, struct uext4_info *ret);
 
 /* As the kernel's statfs: overhead, reserved and free counts. */
 int fs_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret) MUST_CHECK;
@@ -132,6 +132,8 @@ int icache_create(struct uext4_fs *fs, uint32_t inodes_max, struct icache **ret)
 void icache_destroy(struct icache *ic); /* all references must have been put */
 /* Forgets every inode: after recovery.  None may be referenced. */
 void icache_forget(struct icache *ic);
+/* The same with inode @ino, if it is there. */
+void icache_forget_one(struct icache *ic, uint32_t ino);
 
 /* Attributes; takes lock and xattr_lock shared. */
 void inode_stat(struct inode *ip, struct uext4_stat *ret);
@@ -186,7 +188,7 @@ int indirect_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext) MUS
 
 /*
  * Block @logical of a directory, symlink or other metadata-like file as a buffer.  -EFSCORRUPTED
- * for a hole.  @ret_vi-like @arg as for @ops.
+ * for a hole.  @arg is given to @ops' verify().
  */
 int map_read_buf(struct inode *ip, lblk_t logical, const struct buf_ops *ops, const void *arg,
 		 struct buf **ret_buf) MUST_CHECK;
@@ -221,7 +223,7 @@ int xattr_get(struct inode *ip, const char *name, void *buf, size_t size, size_t
 /* Finds an attribute inside the inode body.  Requires xattr_lock shared.  -ENODATA. */
 int xattr_ibody_find(struct inode *ip, uint8_t index, const char *name, size_t name_len,
 		     const uint8_t **ret_value, uint32_t *ret_size) MUST_CHECK;
-/* ACL on disk to the form of the system call and back in size only.  -ERANGE, -EFSCORRUPTED. */
+/* An ACL as it lies on disk, in the form getxattr(2) gives it.  -ERANGE, -EFSCORRUPTED. */
 int acl_from_disk(const void *disk, size_t disk_size, void *buf, size_t size, size_t *ret_size)
 	MUST_CHECK;
 

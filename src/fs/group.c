@@ -8,6 +8,7 @@
 #include "fs/fs.h"
 
 #include "base/diag.h"
+#include "base/mem.h"
 
 /* How much of the descriptor table is read in one request when the sums are wanted. */
 #define DESC_AHEAD_BYTES (256u * 1024)
@@ -108,6 +109,19 @@ int group_count_free(struct uext4_fs *fs, uint64_t *ret_blocks, uint32_t *ret_in
 	return 0;
 }
 
+/* 0 also where its inode is damaged: that is nothing statfs should fail for. */
+static uint64_t internal_journal_blocks(struct uext4_fs *fs)
+{
+	struct ext4_inode *raw FREE_SCOPE = NULL;
+
+	if (fs->info.journal_ino == 0)
+		return 0;
+	raw = mem_alloc(fs->geom.inode_size);
+	if (!raw || inode_read_raw(fs, fs->info.journal_ino, raw) < 0)
+		return 0;
+	return u64_from_lo_hi(raw->i_size_lo, raw->i_size_high) >> fs->geom.block_bits;
+}
+
 /*
  * Blocks that no file can have.  mke2fs keeps the number in the superblock; where it is missing it
  * is counted from the layout, without blocks that bitmaps and tables of one group share with
@@ -125,8 +139,7 @@ static uint64_t overhead(struct uext4_fs *fs)
 		if (geom_group_has_super(g, group))
 			sum += 1 + g->desc_blocks + g->reserved_gdt_blocks;
 	}
-	sum += fs->info.journal_blocks;
-	return min_u64(sum, g->blocks);
+	return min_u64(sum + internal_journal_blocks(fs), g->blocks);
 }
 
 int fs_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret)
@@ -145,6 +158,7 @@ int fs_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret)
 	st.blocks = g->blocks;
 	if (!(flags & UEXT4_STATFS_MINIXDF))
 		st.blocks -= overhead(fs);
+	st.blocks_free = min_u64(st.blocks_free, st.blocks);
 	/* The kernel keeps a fiftieth, at most 4,096 clusters, for extents that must be split. */
 	if (geom_has_incompat(g, EXT4_FEATURE_INCOMPAT_EXTENTS))
 		held += min_u64((g->blocks >> g->cluster_ratio_bits) / 50, 4096)

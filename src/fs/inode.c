@@ -353,6 +353,15 @@ static struct inode *find_locked(struct icache_shard *shard, uint32_t ino) REQUI
 	return NULL;
 }
 
+/* Takes @ip, which nobody uses, out of the table. */
+static void take_out(struct icache_shard *shard, struct inode *ip) REQUIRES(&shard->lock)
+{
+	assert(ip->refs == 0 && ip->load == READY);
+	list_del(&ip->lru_link);
+	list_del(&ip->hash_link);
+	shard->count--;
+}
+
 /* The longest unused inode, out of the table, if there are more than @max; else NULL. */
 static struct inode *take_victim(struct icache_shard *shard, uint32_t max) REQUIRES(&shard->lock)
 {
@@ -361,10 +370,7 @@ static struct inode *take_victim(struct icache_shard *shard, uint32_t max) REQUI
 	if (shard->count <= max || list_empty(&shard->lru))
 		return NULL;
 	ip = list_entry(shard->lru.next, struct inode, lru_link);
-	assert(ip->refs == 0 && ip->load == READY);
-	list_del(&ip->lru_link);
-	list_del(&ip->hash_link);
-	shard->count--;
+	take_out(shard, ip);
 	return ip;
 }
 
@@ -485,6 +491,20 @@ void icache_forget(struct icache *ic)
 				inode_free(ip);
 		} while (ip);
 	}
+}
+
+void icache_forget_one(struct icache *ic, uint32_t ino)
+{
+	struct icache_shard *shard = shard_of(ic, ino);
+	struct inode *ip;
+
+	mutex_lock(&shard->lock);
+	ip = find_locked(shard, ino);
+	if (ip)
+		take_out(shard, ip);
+	mutex_unlock(&shard->lock);
+	if (ip)
+		inode_free(ip);
 }
 
 void icache_destroy(struct icache *ic)

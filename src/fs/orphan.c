@@ -15,6 +15,8 @@ static int count_list(struct uext4_fs *fs, uint32_t *ret_count)
 {
 	struct ext4_inode *raw FREE_SCOPE = NULL;
 	uint32_t ino = le32_get(fs->super.s_last_orphan), count = 0;
+	uint32_t mark = 0,
+		 limit = 1; /* a cycle comes back to some mark: it moves at 1, 2, 4, ... */
 
 	if (ino == 0)
 		goto out;
@@ -24,13 +26,15 @@ static int count_list(struct uext4_fs *fs, uint32_t *ret_count)
 	while (ino != 0) {
 		int err;
 
-		/* A list longer than there are inodes is a cycle. */
-		if (count == fs->geom.inodes)
-			return corrupt("the orphan list is a cycle");
+		if (ino == mark)
+			return corrupt("the orphan list comes back to inode %u", ino);
 		err = inode_read_raw(fs, ino, raw);
 		if (err < 0)
 			return fail_in(err, "orphan list");
-		count++;
+		if (++count == limit) {
+			mark = ino;
+			limit *= 2;
+		}
 		ino = le32_get(raw->i_dtime);
 	}
 out:

@@ -7,7 +7,7 @@
  *
  *  S1  Nothing but the superblock, the journal and the journal's inode is believed before recovery;
  *      after it, everything that was cached is forgotten and the superblock is read again.
- *  S2  A journal that belongs to a mount which is alive is not replayed: see other_host_is_alive().
+ *  S2  What another host has mounted is refused where multiple-mount protection tells: mmp_check().
  */
 #include "fs/fs.h"
 
@@ -15,7 +15,6 @@
 #include "base/mem.h"
 
 #define CACHE_BYTES_DEFAULT (32u << 20)
-#define INODE_BYTES_ABOUT 1024u /* of memory, to bound how many are kept */
 #define SUPER_OFFSET 1024u
 #define JOURNAL_RUNS_MAX 65536u
 
@@ -157,6 +156,8 @@ static int journal_runs_of_inode(struct uext4_fs *fs, struct runs *runs)
 	int err;
 
 	err = inode_get(fs, le32_get(fs->super.s_journal_inum), &ip);
+	if (err == -ESTALE || err == -EINVAL)
+		return corrupt("inode %u is no journal", le32_get(fs->super.s_journal_inum));
 	if (err < 0)
 		return fail_in(err, "journal");
 	blocks = ip->size >> fs->geom.block_bits;
@@ -269,7 +270,7 @@ static int mmp_read(struct uext4_fs *fs, struct mmp_struct *ret)
 
 /*
  * Multiple-mount protection (S2): a host that has the file system mounted counts mmp_seq up all the
- * time.  Only worth the wait when there is a journal to replay.
+ * time.  The wait to see that is needed only where it was not left clean.
  */
 static int mmp_check(struct uext4_fs *fs)
 {
@@ -344,11 +345,6 @@ static int recover(struct uext4_fs *fs, const struct fs_options *options)
 	struct journal_recovery result;
 	int err;
 
-	if (!options->nolock) {
-		err = mmp_check(fs);
-		if (err < 0)
-			return err;
-	}
 	err = journal_find(fs, options->journal_dev, &journal);
 	if (err < 0)
 		goto out;
@@ -409,14 +405,14 @@ static int prepare_dev(struct uext4_fs *fs, struct dev *dev, const struct fs_opt
 static int prepare_caches(struct uext4_fs *fs, const struct fs_options *options)
 {
 	uint64_t budget = options->cache_bytes ? options->cache_bytes : CACHE_BYTES_DEFAULT;
+	uint64_t inodes = budget / 8 / (sizeof(struct inode) + fs->geom.inode_size);
 	int err;
 
 	err = cache_create(fs->dev, budget, &fs->cache);
 	if (err < 0)
 		return err;
 	cache_set_geometry(fs->cache, fs->geom.block_size, fs->geom.blocks);
-	return icache_create(fs, (uint32_t)min_u64(budget / 8 / INODE_BYTES_ABOUT, 1u << 20),
-			     &fs->icache);
+	return icache_create(fs, (uint32_t)min_u64(inodes, 1u << 20), &fs->icache);
 }
 
 void fs_close(struct uext4_fs *fs)
@@ -444,6 +440,8 @@ int fs_open(struct dev *dev, const struct fs_options *options, const struct mapp
 	err = prepare_dev(fs, dev, options);
 	if (err == 0)
 		err = prepare_caches(fs, options);
+	if (err == 0 && !options->nolock)
+		err = mmp_check(fs);
 	if (err == 0 && fs->dev != dev)
 		err = recover(fs, options);
 	if (err < 0) {
@@ -454,25 +452,18 @@ int fs_open(struct dev *dev, const struct fs_options *options, const struct mapp
 	return 0;
 }
 
-int fs_info(struct uext4_fs *fs, struct uext4_info *ret)
+/* What is damaged is left out: information is wanted most of images that are. */
+void fs_info(struct uext4_fs *fs, struct uext4_info *ret)
 {
 	struct uext4_info info = fs->info;
 	struct journal *journal = NULL;
-	int err;
 
-	err = group_count_free(fs, &info.blocks_free, &info.inodes_free);
-	if (err < 0)
-		return err;
-	if (info.journal_ino != 0 && info.journal_blocks == 0) {
-		err = journal_find(fs, NULL, &journal);
-		if (err < 0)
-			return err;
+	info.free_known = group_count_free(fs, &info.blocks_free, &info.inodes_free) == 0;
+	if (info.journal_ino != 0 && info.journal_blocks == 0 &&
+	    journal_find(fs, NULL, &journal) == 0) {
 		(void)fill_journal_info(&info, journal);
 		journal_close(journal);
 	}
-	err = orphan_count(fs, &info.orphans);
-	if (err < 0)
-		return err;
+	info.orphans_known = orphan_count(fs, &info.orphans) == 0;
 	*ret = info;
-	return 0;
 }

@@ -96,8 +96,6 @@ static int walk_into_symlink(struct walk *walk, struct inode *link, bool slash)
 	err = symlink_read(link, target, TARGET_MAX, &target_len);
 	if (err < 0)
 		return err;
-	if (target_len == 0)
-		return fail(-ENOENT, "symlink %u is empty", link->ino);
 	if (target_len + 1 + rest_len >= WALK_MAX)
 		return fail(-ENAMETOOLONG, "the path grows too long through symlinks");
 	buf = mem_alloc(target_len + 1 + rest_len + 1);

@@ -122,11 +122,6 @@ NO_TSA void cond_wait(struct cond *c, struct mutex *m)
 	must(pthread_cond_wait(&c->os, &m->os));
 }
 
-void cond_signal(struct cond *c)
-{
-	must(pthread_cond_signal(&c->os));
-}
-
 void cond_broadcast(struct cond *c)
 {
 	must(pthread_cond_broadcast(&c->os));
@@ -232,15 +227,14 @@ void user_copy_out(void *user, const void *from, size_t bytes)
 		memcpy(user, from, bytes);
 }
 
-/* ---- time ---------------------------------------------------------------------------------- */
-
-int64_t clock_realtime_sec(void)
+void user_copy_in(void *to, const void *user, size_t bytes)
 {
-	struct timespec now;
-
-	must(clock_gettime(CLOCK_REALTIME, &now));
-	return now.tv_sec;
+	lockrank_assert_none();
+	if (bytes != 0)
+		memcpy(to, user, bytes);
 }
+
+/* ---- time ---------------------------------------------------------------------------------- */
 
 void sleep_ms(uint32_t ms)
 {

@@ -80,7 +80,6 @@ void cond_init(struct cond *c);
 void cond_finish(struct cond *c);
 /* Nothing ranked behind @m may be held. */
 void cond_wait(struct cond *c, struct mutex *m) REQUIRES(*m);
-void cond_signal(struct cond *c);
 void cond_broadcast(struct cond *c);
 
 /*
@@ -124,10 +123,11 @@ static inline void lockrank_assert_none(void) {}
  * may lie in a mapping whose fault the engine itself has to answer.
  */
 void user_copy_out(void *user, const void *from, size_t bytes);
+/* The same the other way, for names and later for data to be written. */
+void user_copy_in(void *to, const void *user, size_t bytes);
 
 /* ---- time ---------------------------------------------------------------------------------- */
 
-int64_t clock_realtime_sec(void);
 void sleep_ms(uint32_t ms);
 
 #endif

@@ -140,6 +140,13 @@ def usage(ctx):
                           ("cp", "/etc/hostname", ctx.path("x")), ("export", image, image),
                           ("cp", f"{image}:/hello", f"{image}:/link", ctx.path("missing"))):
             fails(ctx, USAGE, "Try 'uext4 ", *arguments)
+        for place in (("--partition", "2", "--offset", "4096"), ("--offset=1M", "--partition=1")):
+            fails(ctx, USAGE, "exclude each other", *place, "ls", image)
+            fails(ctx, USAGE, "exclude each other", "mount", image, ctx.dir, *place)
+        for command in (("cat", f"{image}:/hello"), ("export", image), ("mount", image, ctx.dir)):
+            fails(ctx, USAGE, "JSON", *command, "--json")
+        for command in ("info", "df"):
+            fails(ctx, USAGE, "takes an image", command, image, f"{image}:/dir")
 
     def not_yet():
         for arguments in (("mkdir", f"{image}:/x"), ("rm", f"{image}:/hello"), ("import", image),
@@ -193,7 +200,8 @@ def status(ctx):
         fails(ctx, FAILED, "", "cat", f"{image}:/dir")
         fails(ctx, FAILED, "", "ls", source)
         fails(ctx, FAILED, "", "info", os.path.abspath(__file__))
-        fails(ctx, FAILED, "", "xattr", "get", "user.none", f"{image}:/hello")
+        fails(ctx, FAILED, "attribute user.none: No data", "xattr", "get", "user.none",
+              f"{image}:/hello")
         fails(ctx, FAILED, "only with -r", "cp", f"{image}:/dir", ctx.path("x"))
 
     def goes_on():
@@ -234,6 +242,33 @@ def status(ctx):
         fails(ctx, JOURNAL, "journal", "ls", dirty)
         expect("norecovery", good(ctx, "ls", "--norecovery", dirty), good(ctx, "ls", image))
 
+    def replayed():
+        dirty = make_image(ctx.path("replay.img"), "-t", "ext4", "-b", "1024", size=20)
+        with open(ctx.path("block"), "wb") as f:
+            f.write(bytes(1024))
+        images.debugfs(dirty, ["jo", f"jw -b 15000 {ctx.path('block')}", "jc"], write=True)
+        text = good(ctx, "info", dirty).decode()
+        if "1 transaction, 1 block, 0 revokes, 0 fast commits" not in text:
+            raise Failed("info does not tell what was replayed", text.splitlines())
+        # Backup superblocks never say that a journal is pending.
+        text = good(ctx, "info", "--superblock", "8193", dirty).decode()
+        if "1 transaction, 1 block" not in text:
+            raise Failed("a backup superblock hides the journal", text.splitlines())
+
+    def damaged_counts():
+        # Inodes 12 and 13 are each other's next orphan.
+        path = make_image(ctx.path("cycle.img"), "-t", "ext4", "-O", "^metadata_csum", source=source)
+        images.debugfs(path, ["ssv last_orphan 12", "sif <12> dtime @13", "sif <13> dtime @12"],
+                       write=True)
+        result = fails(ctx, CORRUPT, "orphan list", "info", "--json", path)
+        expect("orphans", objects(result.stdout)[0]["orphans"], None)
+        path = make_image(ctx.path("groups.img"), "-t", "ext4", "-b", "1024", size=32, source=source)
+        before = get_bytes(path, 2048 + 2 * 64 + 12, 1)[0]
+        patch(path, 2048 + 2 * 64 + 12, bytes([before ^ 1]))
+        result = fails(ctx, CORRUPT, "descriptors", "info", "--json", path)
+        expect("free", objects(result.stdout)[0]["blocks_free"], None)
+        good(ctx, "ls", path)
+
     def busy():
         needs_kernel()
         with harness.loop_device(image):
@@ -257,8 +292,8 @@ def status(ctx):
                    check=False)
         expect("SIGPIPE", pipe.stderr.split()[-1:] != [b"0"], True)
 
-    for test in (failed, goes_on, unsupported, read_only_compatible, corrupt, journal, busy,
-                 lost_output):
+    for test in (failed, goes_on, unsupported, read_only_compatible, corrupt, journal,
+                 replayed, damaged_counts, busy, lost_output):
         ctx.test(test.__name__.replace("_", " "), test)
 
 
@@ -347,6 +382,20 @@ def names(ctx):
                         else row["name"].encode())
             expect(" ".join(command), got >= set(raw), True)
 
+    def json_of_find():
+        want = good(ctx, "find", "--json", image)
+        expect("-ls", good(ctx, "find", "--json", image, "-ls"), want)
+
+    def attributes_have_files():
+        source = plain_tree(ctx)
+        for name in ("hello", "dir/one"):
+            os.setxattr(f"{source}/{name}", f"user.of-{os.path.basename(name)}", b"x")
+        path = make_image(ctx.path("xattr.img"), *PLAIN, source=source)
+        operands = [f"{path}:/{name}" for name in ("hello", "dir/below/two", "dir/one")]
+        expect("several", good(ctx, "xattr", "list", *operands),
+               b"# file: /hello\nuser.of-hello\n\n# file: /dir/one\nuser.of-one\n")
+        expect("one", good(ctx, "xattr", "list", operands[0]), b"user.of-hello\n")
+
     def cat_any():
         for name in raw:
             expect(repr(name), good(ctx, "cat", image.encode() + b":/" + name), name)
@@ -382,16 +431,27 @@ def names(ctx):
             fails(ctx, FAILED, "partition 3", "ls", "--partition=3", disk)
             fails(ctx, FAILED, "--partition", "ls", disk)
         fails(ctx, FAILED, "no partition table", "ls", "--partition=1", image)
+        os.truncate(ctx.path("gpt.disk"), 30 << 20)
+        fails(ctx, FAILED, "not usable.*cut.*--offset", "ls", "--partition=2", ctx.path("gpt.disk"))
+        fails(ctx, FAILED, "not usable.*cut.*--offset", "ls", ctx.path("gpt.disk"))
+        result = fails(ctx, FAILED, "", "ls", os.path.abspath(__file__))
+        expect("no backup in so small a file", b"--superblock" in result.stderr, False)
 
     def backup():
         large = make_image(ctx.path("backup.img"), "-t", "ext4", "-b", "1024", size=32, source=source)
         want = good(ctx, "ls", large)
         patch(large, 1024, bytes(1024))
-        fails(ctx, FAILED, "", "ls", large)
+        fails(ctx, FAILED, "--superblock 32768, or 8193", "ls", large)
         expect("backup", good(ctx, "ls", "--superblock", "8193", large), want)
+        other = ctx.path("swap.img")
+        with open(other, "wb") as f:
+            f.truncate(1 << 20)
+        run("mkswap", other)
+        result = fails(ctx, FAILED, "looks like swap", "ls", other)
+        expect("no backup", b"--superblock" in result.stderr, False)
 
-    for test in (pipe_is_raw, terminal_is_quoted, messages_are_quoted, json_is_exact, cat_any, colons,
-                 descriptor, partitions, backup):
+    for test in (pipe_is_raw, terminal_is_quoted, messages_are_quoted, json_is_exact, json_of_find,
+                 attributes_have_files, cat_any, colons, descriptor, partitions, backup):
         ctx.test(test.__name__.replace("_", " "), test)
 
 
@@ -621,6 +681,17 @@ def copy(ctx):
         expect("named", sorted(os.listdir(f"{out}/new")), ["again", "below", "one"])
         good(ctx, "cp", "-r", f"{plain}:/dir", out)
         expect("below", sorted(os.listdir(f"{out}/dir")), ["again", "below", "one"])
+        for number, operand in enumerate(("/dir/.", "/dir/below/..", "/dir/below/../.", "/dir/./")):
+            merged = f"{out}/merged{number}"
+            os.makedirs(merged)
+            good(ctx, "cp", "-r", f"{plain}:{operand}", merged)
+            expect(operand, sorted(os.listdir(merged)), ["again", "below", "one"])
+            expect(operand, os.listdir(f"{merged}/below"), ["two"])
+        for target in ("missing/", "hello/"):
+            fails(ctx, FAILED, "Not a directory", "cp", f"{plain}:/hello", f"{out}/{target}")
+        expect("not made", os.path.exists(f"{out}/missing"), False)
+        good(ctx, "cp", "-r", f"{plain}:/dir", f"{out}/slash/")
+        expect("slash", sorted(os.listdir(f"{out}/slash")), ["again", "below", "one"])
         good(ctx, "cp", "-r", f"{plain}:/", f"{out}/all")
         expect("one file", os.stat(f"{out}/all/hello").st_ino, os.stat(f"{out}/all/dir/again").st_ino)
         piped = subprocess.run([ctx.options.uext4, "cp", f"{plain}:/hello", "/dev/stdout"],
@@ -904,9 +975,11 @@ def hostile(ctx):
 JOBS = [
     harness.Job("usage", usage, ["mistakes", "not yet", "help", "anywhere", "untouched"]),
     harness.Job("status", status, ["failed", "goes on", "unsupported", "read only compatible",
-                                   "corrupt", "journal", "busy", "lost output"]),
+                                   "corrupt", "journal", "replayed", "damaged counts", "busy",
+                                   "lost output"]),
     harness.Job("names", names, ["pipe is raw", "terminal is quoted", "messages are quoted",
-                                 "json is exact", "cat any", "colons", "descriptor", "partitions",
+                                 "json is exact", "json of find",
+                                 "attributes have files", "cat any", "colons", "descriptor", "partitions",
                                  "backup"]),
     harness.Job("show", show, ["stat agrees", "find agrees", "du agrees", "df agrees", "info agrees",
                                "xattr agrees", "ls agrees", "cat agrees", "untouched"]),

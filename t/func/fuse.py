@@ -205,6 +205,25 @@ def refuse(ctx):
         expect("status of a wrong call",
                call(ctx, image, target, "-o", "nonsense", program=link)[0], 1)
 
+    def without_root():
+        if os.geteuid() != 0:
+            raise Skip("needs root")
+        for path in (ctx.options.work, ctx.dir):
+            os.chmod(path, 0o755)
+        program = shutil.copy(ctx.options.uext4, ctx.path("program"))
+        result = subprocess.run(
+            [program, "mount", image, target], user=65534, group=65534, extra_groups=[],
+            env={**os.environ, "LD_LIBRARY_PATH": os.path.dirname(ctx.options.uext4)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+        text = result.stderr.decode()
+        if "shared libraries" in text:
+            raise Skip("the build directory is not readable for others")
+        expect("status", result.returncode, EXIT_FAILED)
+        if not re.search("^uext4: .*/dev/fuse.*fusermount3", text, re.M):
+            raise Failed("nothing said about what a mount needs", text.splitlines())
+
+    ctx.test("no superblock", refused(EXIT_FAILED, "-o sb=32768", text_file, target))
+    ctx.test("without root", without_root)
     ctx.test("unknown feature", unsupported)
     ctx.test("corrupt superblock", corrupt)
     ctx.test("journal not replayable", journal)
@@ -216,7 +235,8 @@ def refuse(ctx):
 REFUSE = ["image missing", "image is no file system", "image is a directory", "directory missing",
           "directory is a file", "no directory", "too many arguments", "unknown option", "rw",
           "value missing", "value not a number", "value not wanted", "lock file impossible",
-          "unknown feature", "corrupt superblock", "journal not replayable", "busy",
+          "no superblock", "without root", "unknown feature", "corrupt superblock",
+          "journal not replayable", "busy",
           "helper's status", "image untouched"]
 
 
@@ -280,6 +300,27 @@ def life(ctx):
         run("umount", mounted_at)
         wait_until("the end of the server", lambda: not servers_of("link"))
 
+    def mounts(path, *arguments):
+        expect(f"status of {arguments}", call(ctx, path, target, *arguments), (0, ""))
+        expect("the tree", "fuse.py" in os.listdir(target), True)
+        run("fusermount3", "-u", target)
+        wait_until("the end of the server", lambda: not servers_of(path))
+
+    def shared_options():
+        for arguments in (["--norecovery"], ["--no-lock"], ["--cache-size", "8M"],
+                          ["--cache-size=8M", "--offset", "0"]):
+            mounts(image, "-o", "ro", *arguments)
+
+    def backup_superblock():
+        path = small_image(ctx.path("backup.img"), "-b", "1024", "-d",
+                           os.path.dirname(os.path.abspath(__file__)), size="16M")
+        with open(path, "r+b") as f:
+            f.seek(1024)
+            f.write(bytes(1024))
+        expect("status without", call(ctx, path, target)[0], EXIT_FAILED)
+        mounts(path, "-o", "ro", "--superblock", "8193")
+        mounts(path, "-o", "ro,sb=8193,nolock")
+
     def foreground(number):
         def check():
             with open(ctx.path("log"), "w+b") as log:
@@ -290,7 +331,9 @@ def life(ctx):
                 wait_until("the mount", lambda: mount_line(target))
                 os.listdir(target)
                 if number is None:
-                    run("fusermount3", "-u", target)
+                    # The server's own look at the mount point may still be under way.
+                    wait_until("the unmount", lambda: run("fusermount3", "-u", target,
+                                                          check=False).returncode == 0)
                 else:
                     server.send_signal(number)
                 expect("status", server.wait(WAIT_S), 0)
@@ -346,6 +389,8 @@ def life(ctx):
     ctx.test("says read-only", says_read_only)
     ctx.test("writes are refused", no_writes)
     ctx.test("relative paths", relative_paths)
+    ctx.test("shared options", shared_options)
+    ctx.test("backup superblock", backup_superblock)
     ctx.test("SIGTERM", foreground(signal.SIGTERM))
     ctx.test("SIGINT", foreground(signal.SIGINT))
     ctx.test("foreground unmounted", foreground(None))
@@ -357,8 +402,9 @@ def life(ctx):
     ctx.test("image untouched", lambda: expect("digest", images.digest(image), before))
 
 
-LIFE = ["proc mounts", "says read-only", "writes are refused", "relative paths", "SIGTERM",
-        "SIGINT", "foreground unmounted", "lock file", "mounted twice", "busy unmount", "helper",
+LIFE = ["proc mounts", "says read-only", "writes are refused", "relative paths", "shared options",
+        "backup superblock", "SIGTERM", "SIGINT", "foreground unmounted", "lock file",
+        "mounted twice", "busy unmount", "helper",
         "options without effect", "image untouched"]
 
 

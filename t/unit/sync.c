@@ -224,7 +224,6 @@ static void cond_wakes(void **state UNUSED)
 
 static void time_passes(void **state UNUSED)
 {
-	assert_true(clock_realtime_sec() > 1600000000);
 	sleep_ms(1);
 }
 
