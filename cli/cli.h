@@ -15,6 +15,7 @@
 
 struct options {
 	uint64_t offset;      /* --offset, bytes */
+	const char *journal;  /* --journal, path of an external journal; NULL: none is given */
 	uint64_t superblock;  /* --superblock, block number; 0: the primary one */
 	uint64_t cache_bytes; /* --cache-size; 0: the library's default */
 	unsigned partition;   /* --partition, from 1; 0: none */

@@ -330,6 +330,9 @@ static void export_target(const struct options *opts, const struct target *targe
 	struct uext4_info info;
 	bool ok;
 
+	/* A mistake must not cost the file that is there. */
+	if (output->compress && !tar_can_compress(output->compress))
+		return;
 	output->fd = is_stdout ? STDOUT_FILENO : open_output(output->name, target->image);
 	if (output->fd < 0)
 		return;

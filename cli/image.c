@@ -253,6 +253,7 @@ static int open_options_of(const struct options *opts, const char *name,
 		.offset = opts->offset,
 		.superblock = opts->superblock,
 		.cache_bytes = opts->cache_bytes,
+		.journal_path = opts->journal,
 	};
 	int err;
 

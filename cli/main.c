@@ -107,6 +107,7 @@ static const char global_help[] =
 	"  --offset BYTES       the file system starts there in IMAGE\n"
 	"  --partition N        use partition N of the disk IMAGE\n"
 	"  --superblock N       use the backup superblock in block N\n"
+	"  --journal PATH       the external journal of a dirty image\n"
 	"  --norecovery         show the image as it lies, without its pending journal\n"
 	"                       (also -o norecovery)\n"
 	"  --cache-size BYTES   memory for cached data (K, M, G allowed; 32M)\n"
@@ -208,6 +209,7 @@ enum shared_option {
 	SHARED_OFFSET,
 	SHARED_PARTITION,
 	SHARED_SUPERBLOCK,
+	SHARED_JOURNAL,
 	SHARED_CACHE_SIZE,
 	SHARED_PROGRESS,
 	SHARED_NORECOVERY,
@@ -224,6 +226,7 @@ static const struct {
 	{ "--superblock", SHARED_SUPERBLOCK, true }, { "--cache-size", SHARED_CACHE_SIZE, true },
 	{ "--progress", SHARED_PROGRESS, true },     { "--norecovery", SHARED_NORECOVERY, false },
 	{ "--no-lock", SHARED_NO_LOCK, false },	     { "--json", SHARED_JSON, false },
+	{ "--journal", SHARED_JOURNAL, true },
 };
 
 static void set_shared(struct options *opts, enum shared_option id, const char *name,
@@ -247,6 +250,7 @@ static void set_shared(struct options *opts, enum shared_option id, const char *
 		break;
 	case SHARED_PROGRESS: opts->progress = progress_of(value); break;
 	case SHARED_NORECOVERY: opts->norecovery = true; break;
+	case SHARED_JOURNAL: opts->journal = value; break;
 	case SHARED_NO_LOCK: opts->no_lock = true; break;
 	case SHARED_JSON: opts->json = true; break;
 	}
@@ -329,6 +333,10 @@ static int run_mount(const struct options *opts, int argc, char **argv)
 	if (opts->superblock) {
 		buffer_add_text(&o, ",sb=");
 		buffer_add_decimal(&o, opts->superblock);
+	}
+	if (opts->journal) {
+		buffer_add_text(&o, ",journal_path=");
+		buffer_add_text(&o, opts->journal);
 	}
 	if (opts->norecovery)
 		buffer_add_text(&o, ",norecovery");
@@ -451,6 +459,7 @@ int main(int argc, char **argv)
 		usage_error(command->name, "--partition and --offset exclude each other");
 	if (!command->run)
 		return run_mount(&opts, argc, argv);
+	signal(SIGUSR1, SIG_IGN); /* asked for progress where none is counted; not for mount */
 	command->run(&opts, argc, argv);
 	images_close();
 	out_finish();

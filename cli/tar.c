@@ -469,6 +469,17 @@ void tar_file_put(struct tar_file *file)
 
 /* ---- begin and end -------------------------------------------------------------------------- */
 
+bool tar_can_compress(const char *name)
+{
+	struct archive *a = archive_write_new();
+	bool can = a && archive_write_add_filter_by_name(a, name) == ARCHIVE_OK;
+
+	if (!can)
+		complain(STATUS_USAGE, name, "no such compression");
+	archive_write_free(a);
+	return can;
+}
+
 /* The archive's bytes are one file to libarchive, which only compresses them. */
 static void open_filter(struct tar *tar)
 {

@@ -17,6 +17,9 @@
 #include "pax.h"
 
 /* Where the archive goes. */
+/* Does libarchive have filter @name?  Complains if not. */
+bool tar_can_compress(const char *name);
+
 struct tar_output {
 	int fd;
 	const char *name;     /* for messages */

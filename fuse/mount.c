@@ -119,6 +119,7 @@ static void print_help(void)
 	     "  -o uid=N,gid=N,umask=M   what attributes show\n"
 	     "  -o minixdf           count the file system's own blocks in df\n"
 	     "  -o errors=panic      dump core when the image turns out to be damaged\n"
+	     "  -o journal_path=PATH the external journal of a dirty image\n"
 	     "  -o lockfile=PATH     a file that exists while the image is mounted\n"
 	     "  -o max_threads=N     serve with up to N threads\n"
 	     "Options of mount.fuse(8), and those of ext4 without a meaning here, are accepted.");
@@ -498,6 +499,15 @@ static int run_in_background(struct mount_options *options)
 	return exit_status(options, run(options, pipe_fds[1]));
 }
 
+/* The exit status of having printed something. */
+static int flush_output(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	fprintf(stderr, "uext4: standard output: %s\n", strerror(errno));
+	return 1;
+}
+
 int uext4_mount_main(int argc, char **argv)
 {
 	struct mount_options options;
@@ -507,10 +517,10 @@ int uext4_mount_main(int argc, char **argv)
 		status = exit_status(&options, OUTCOME_USAGE);
 	} else if (options.action == MOUNT_HELP) {
 		print_help();
-		status = 0;
+		status = flush_output();
 	} else if (options.action == MOUNT_VERSION) {
 		printf("uext4 %s, FUSE %s\n", uext4_version(), fuse_pkgversion());
-		status = 0;
+		status = flush_output();
 	} else if (options.action == MOUNT_FAKE) {
 		status = 0;
 	} else if (options.foreground) {

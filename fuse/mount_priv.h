@@ -54,6 +54,7 @@ struct mount_options {
 	unsigned readahead_bytes;
 	uint32_t statfs_flags;
 	char *lockfile;
+	char *journal_path;
 	struct uext4_open_options open;
 	struct fuse_args session_args; /* what libfuse is told */
 	struct fuse_args conn_args;    /* the options of fuse_parse_conn_info_opts() */

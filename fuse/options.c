@@ -33,6 +33,7 @@ enum option_id {
 	OPT_MINIXDF,
 	OPT_BSDDF,
 	OPT_LOCKFILE,
+	OPT_JOURNAL_PATH,
 	OPT_NO_DEFAULT_OPTS,
 	OPT_ALLOW_OTHER,
 	OPT_DEFAULT_PERMISSIONS,
@@ -78,6 +79,7 @@ static const struct option_rule rules[] = {
 
 	/* Our own; sb is the kernel's name, but counts blocks of the file system, not KiB. */
 	{ "sb", OPT_SUPERBLOCK, VALUE_NEEDED },
+	{ "journal_path", OPT_JOURNAL_PATH, VALUE_NEEDED },
 	{ "nolock", OPT_NOLOCK, VALUE_NONE },
 
 	/* What attributes show */
@@ -281,6 +283,17 @@ static int set_lockfile(struct mount_options *options, const char *value)
 	return options->lockfile ? 0 : out_of_memory();
 }
 
+/* As an absolute path: the server works in "/". */
+static int set_journal_path(struct mount_options *options, const char *value)
+{
+	free(options->journal_path);
+	options->journal_path = realpath(value, NULL);
+	options->open.journal_path = options->journal_path;
+	if (!options->journal_path)
+		return usage_error("option journal_path: %s: %s", value, strerror(errno));
+	return 0;
+}
+
 /* The options whose value is a number. */
 static int set_number(struct mount_options *options, const struct option_rule *rule,
 		      const char *value)
@@ -357,6 +370,7 @@ static int apply_option(struct mount_options *options, const struct option_rule 
 	case OPT_MINIXDF: options->statfs_flags |= UEXT4_STATFS_MINIXDF; return 0;
 	case OPT_BSDDF: options->statfs_flags &= ~(uint32_t)UEXT4_STATFS_MINIXDF; return 0;
 	case OPT_LOCKFILE: return set_lockfile(options, value);
+	case OPT_JOURNAL_PATH: return set_journal_path(options, value);
 	case OPT_NO_DEFAULT_OPTS: options->no_default_opts = true; return 0;
 	case OPT_ALLOW_OTHER:
 		options->allow_other = true;
@@ -562,6 +576,7 @@ int mount_options_parse(struct mount_options *options, int argc, char **argv)
 
 void mount_options_finish(struct mount_options *options)
 {
+	free(options->journal_path);
 	free(options->lockfile);
 	fuse_opt_free_args(&options->session_args);
 	fuse_opt_free_args(&options->conn_args);

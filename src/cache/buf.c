@@ -154,6 +154,22 @@ void cache_forget_buffers(struct cache *cache)
 	}
 }
 
+void cache_forget_block(struct cache *cache, blk_t blk)
+{
+	struct buf_shard *shard = shard_of(cache, blk);
+	struct buf *buf;
+
+	mutex_lock(&shard->lock);
+	buf = index_find(cache, shard, blk);
+	if (buf != NULL) {
+		assert(atomic_load(&buf->refs) == 0);
+		list_del(&buf->hash_link);
+	}
+	mutex_unlock(&shard->lock);
+	if (buf != NULL)
+		buf_slots_put(&buf, 1);
+}
+
 /* ---- lock bit, states ------------------------------------------------------------------------ */
 
 static void buf_lock(struct buf *buf)

@@ -95,6 +95,8 @@ static inline void buf_put_scope(struct buf **pp)
 
 /* Forgets all buffers: after recovery changed what lies below.  None may be referenced. */
 void cache_forget_buffers(struct cache *cache);
+/* The same with the buffer of @blk, if there is one. */
+void cache_forget_block(struct cache *cache, blk_t blk);
 
 /* ---- pages ----------------------------------------------------------------------------------- */
 

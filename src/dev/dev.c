@@ -72,6 +72,21 @@ int dev_write(struct dev *d, uint64_t offset, const void *data, size_t bytes)
 	return d->ops->write(d, offset, data, bytes);
 }
 
+int dev_redirect(struct dev *d, uint64_t offset, struct dev *source, uint64_t source_offset,
+		 size_t bytes)
+{
+	int err;
+
+	if (d->ops->redirect == NULL)
+		return -EOPNOTSUPP;
+	err = check_range(d, offset, bytes);
+	if (err == 0)
+		err = check_range(source, source_offset, bytes);
+	if (err < 0)
+		return err;
+	return d->ops->redirect(d, offset, source, source_offset);
+}
+
 /* A hint may be wrong: what lies behind the end is cut off. */
 void dev_prefetch(struct dev *d, uint64_t offset, uint64_t bytes)
 {

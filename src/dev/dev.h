@@ -27,6 +27,8 @@ struct dev_ops {
 		    uint64_t bytes);
 	/* NULL: the device is read-only and dev_write() gives -EROFS. */
 	int (*write)(struct dev *d, uint64_t offset, const void *data, size_t bytes);
+	/* See dev_redirect(); NULL: -EOPNOTSUPP. */
+	int (*redirect)(struct dev *d, uint64_t offset, struct dev *source, uint64_t source_offset);
 	/* A hint; NULL: none. */
 	void (*prefetch)(struct dev *d, uint64_t offset, uint64_t bytes);
 	void (*close)(struct dev *d);
@@ -51,6 +53,13 @@ int dev_read(struct dev *d, uint64_t offset, void *buf, size_t bytes) MUST_CHECK
 /* The same into @iov, at most DEV_IOV_MAX pieces, in one request. */
 int dev_readv(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count) MUST_CHECK;
 int dev_write(struct dev *d, uint64_t offset, const void *data, size_t bytes) MUST_CHECK;
+/*
+ * Instead of a write of one block: from now on @d has at @offset what @source has at @source_offset
+ * now, which is not copied.  -EOPNOTSUPP, without text: @d cannot do this, or not from there; write
+ * it then.
+ */
+int dev_redirect(struct dev *d, uint64_t offset, struct dev *source, uint64_t source_offset,
+		 size_t bytes) MUST_CHECK;
 void dev_prefetch(struct dev *d, uint64_t offset, uint64_t bytes);
 /* Requests that reached the bottom device of the stack. */
 void dev_bottom_stats(const struct dev *d, uint64_t *ret_reads, uint64_t *ret_bytes);
@@ -80,6 +89,8 @@ int dev_file_open_fd(int fd, uint64_t offset, uint64_t length, uint32_t flags, s
 /*
  * Copy on write in memory over @below, which it owns from now on (also on failure it is left to the
  * caller).  Writes are whole blocks of @block_size, at multiples of it, and never reach @below.
+ * Blocks can be redirected to others of @below.  -ENOMEM from a write or redirect: no memory, or
+ * more than an overlay may take.
  */
 int dev_overlay_create(struct dev *below, uint32_t block_size, struct dev **ret_dev) MUST_CHECK;
 

@@ -12,7 +12,8 @@
  *  FC1  fs->fc stands on what the journal left, never on what an earlier run of this code left.
  *  FC2  Each name of a directory has one fc_dirent at most; the extents of an inode are sorted,
  *       inside the file system and without overlap.
- *  FC3  Every inode in the overlay has a right checksum and passes verify_inode(), or is not in
+ *  FC3  While tags are replayed, no inode or block is cached that is older than its last change.
+ *  FC4  Every inode in the overlay has a right checksum and passes verify_inode(), or is not in
  *       use.
  *
  * Not followed, because only the kernel's run time knows: times of directories whose entries change
@@ -47,9 +48,13 @@ struct entry {
 	struct fc_dirent de; /* with its name behind it: must be last */
 };
 
-/* A fc_inode and what only replay needs to know about it. */
+/*
+ * A fc_inode and what only replay needs to know about it.  Names get into fc.dirents at the end:
+ * until then they are found by `names`, and dir_find() need not walk over them.
+ */
 struct change {
 	struct fc_inode fc;
+	struct list present, gone;   /* of struct fc_dirent: with and without an inode */
 	bool recounted;		     /* i_blocks was made by recount_blocks() */
 	size_t loaded_extents;	     /* when extents were loaded, how many there were */
 	uint64_t loaded_tree_blocks; /* and how many blocks their tree had */
@@ -92,6 +97,37 @@ void fastcommit_destroy(struct fc_view *view)
 	mem_free(view);
 }
 
+/* Moves all entries of @from behind those of @to. */
+static void entries_move(struct list *to, struct list *from)
+{
+	list_for_each_safe(pos, from) {
+		list_del(pos);
+		list_add_tail(to, pos);
+	}
+}
+
+/* The end of replay: from now on dir.c finds the names. */
+static void view_finish(struct fc_view *view)
+{
+	uint64_t index = 0;
+	struct fc_inode *fc;
+
+	for (; (fc = xarray_next(&view->inodes, &index)) != NULL; index++) {
+		struct change *c = container_of(fc, struct change, fc);
+
+		entries_move(&fc->dirents, &c->gone);
+		entries_move(&fc->dirents, &c->present);
+	}
+}
+
+/* No name that tags gave this directory leads anywhere now. */
+static void entries_clear(struct change *c)
+{
+	list_for_each(pos, &c->present)
+		list_entry(pos, struct fc_dirent, link)->ino = 0;
+	entries_move(&c->gone, &c->present);
+}
+
 /* The changes of inode @ino, made up empty if there are none yet. */
 static int change_of(struct replay *r, uint32_t ino, struct change **ret_change)
 {
@@ -108,6 +144,8 @@ static int change_of(struct replay *r, uint32_t ino, struct change **ret_change)
 		return -ENOMEM;
 	c->fc.ino = ino;
 	list_init(&c->fc.dirents);
+	list_init(&c->present);
+	list_init(&c->gone);
 	err = xarray_insert(&r->view->inodes, ino, &c->fc);
 	if (err < 0) {
 		mem_free(c);
@@ -188,8 +226,9 @@ static int raw_store(struct replay *r)
 	err = dev_write(r->fs->dev, r->blk * g->block_size, r->block, g->block_size);
 	if (err < 0)
 		return fail_in(err, "inode %u", r->ino);
-	icache_forget(r->fs->icache);
-	cache_forget_buffers(r->fs->cache);
+	/* Its neighbours in the block are as they were. */
+	icache_forget_one(r->fs->icache, r->ino);
+	cache_forget_block(r->fs->cache, r->blk);
 	return 0;
 }
 
@@ -341,7 +380,7 @@ static size_t extents_search(const struct fc_inode *fc, lblk_t logical)
 
 /*
  * Puts @new in place of whatever its range maps now; a hole just takes that away.  The range may
- * cut the extents at its two ends:
+ * cut the extents at its two ends, so a tag adds two at most:
  *
  *	before   |---- first ----|   |--|   |---- last ----|
  *	new              |=====================|
@@ -396,19 +435,24 @@ static int extents_put(struct fc_inode *fc, const struct map_ext *new)
  */
 static int replay_range(struct replay *r, uint32_t ino, const struct map_ext *ext)
 {
-	struct inode *ip INODE_SCOPE = NULL;
+	struct inode *ip = NULL;
 	struct change *c;
 	int err;
 
 	err = get_used(r, ino, &ip);
-	if (err < 0 || ip == NULL || !inode_has_flag(ip, EXT4_EXTENTS_FL))
+	if (err < 0 || ip == NULL)
 		return err;
-	err = change_of(r, ino, &c);
-	if (err == 0 && !c->fc.has_extents)
-		err = extents_load(r, ip, c);
-	if (err < 0)
-		return err;
-	return extents_put(&c->fc, ext);
+	if (inode_has_flag(ip, EXT4_EXTENTS_FL)) {
+		err = change_of(r, ino, &c);
+		if (err == 0 && !c->fc.has_extents)
+			err = extents_load(r, ip, c);
+		if (err == 0)
+			err = extents_put(&c->fc, ext);
+	}
+	inode_put(ip);
+	/* It may not know of @c yet. */
+	icache_forget_one(r->fs->icache, ino);
+	return err;
 }
 
 static int replay_add_range(struct replay *r, const uint8_t *value)
@@ -579,8 +623,7 @@ static int delete_inode(struct replay *r)
 	if (err < 0)
 		return err;
 	extents_clear(c);
-	list_for_each(pos, &c->fc.dirents)
-		list_entry(pos, struct fc_dirent, link)->ino = 0;
+	entries_clear(c);
 	r->raw->i_size_lo = r->raw->i_size_high = le32_make(0);
 	r->raw->i_dtime = r->raw->i_ctime;
 	raw_set_blocks(r, 0);
@@ -650,25 +693,28 @@ static const struct fc_dirent *entry_find(const struct replay *r, uint32_t dir, 
 }
 
 /* From now on @name in directory @fc leads to @what. */
-static int entry_set(struct replay *r, struct fc_inode *fc, const char *name, size_t name_len,
+static int entry_set(struct replay *r, struct change *c, const char *name, size_t name_len,
 		     struct target what)
 {
-	uint32_t hash = name_hash(fc->ino, name, name_len);
+	struct list *list = what.ino != 0 ? &c->present : &c->gone;
+	uint32_t dir = c->fc.ino, hash = name_hash(dir, name, name_len);
 	struct entry *e, *first = xarray_find(&r->names, hash);
 	int err;
 
 	for (e = first; e != NULL; e = e->same_hash) {
-		if (e->dir == fc->ino && e->de.name_len == name_len &&
+		if (e->dir == dir && e->de.name_len == name_len &&
 		    memcmp(e->de.name, name, name_len) == 0) {
 			e->de.ino = what.ino;
 			e->de.type = what.type;
+			list_del(&e->de.link);
+			list_add_tail(list, &e->de.link);
 			return 0;
 		}
 	}
 	e = mem_zalloc(sizeof(*e) + name_len);
 	if (e == NULL)
 		return -ENOMEM;
-	e->dir = fc->ino;
+	e->dir = dir;
 	e->de.ino = what.ino;
 	e->de.type = what.type;
 	e->de.name_len = (uint8_t)name_len;
@@ -683,7 +729,7 @@ static int entry_set(struct replay *r, struct fc_inode *fc, const char *name, si
 			return err;
 		}
 	}
-	list_add_tail(&fc->dirents, &e->de.link);
+	list_add_tail(list, &e->de.link);
 	return 0;
 }
 
@@ -764,7 +810,7 @@ static int replay_link(struct replay *r, const struct dentry *d)
 		return err;
 	err = change_of(r, d->dir, &c);
 	if (err == 0)
-		err = entry_set(r, &c->fc, d->name, d->name_len, what);
+		err = entry_set(r, c, d->name, d->name_len, what);
 	if (err == 0)
 		err = change_links(r, d->ino, 1);
 	return err;
@@ -789,7 +835,7 @@ static int replay_unlink(struct replay *r, const struct dentry *d)
 	if (found == d->ino) {
 		err = change_of(r, d->dir, &c);
 		if (err == 0)
-			err = entry_set(r, &c->fc, d->name, d->name_len, nothing);
+			err = entry_set(r, c, d->name, d->name_len, nothing);
 		if (err < 0)
 			return err;
 	}
@@ -811,8 +857,7 @@ static int make_dir(struct replay *r, uint32_t ino, uint32_t parent)
 	err = change_of(r, ino, &c);
 	if (err < 0)
 		return err;
-	list_for_each(pos, &c->fc.dirents)
-		list_entry(pos, struct fc_dirent, link)->ino = 0;
+	entries_clear(c);
 	if (le32_get(r->raw->i_flags) & EXT4_INLINE_DATA_FL) {
 		uint8_t *body = (uint8_t *)r->raw->i_block;
 		le32 dotdot = le32_make(parent);
@@ -826,7 +871,7 @@ static int make_dir(struct replay *r, uint32_t ino, uint32_t parent)
 		memcpy(body + sizeof(dotdot), &free_entry, sizeof(free_entry));
 	} else {
 		extents_clear(c);
-		err = entry_set(r, &c->fc, "..", 2, up);
+		err = entry_set(r, c, "..", 2, up);
 		if (err < 0)
 			return err;
 	}
@@ -930,6 +975,7 @@ int fastcommit_replay(struct uext4_fs *fs, const uint8_t *tags, size_t bytes)
 	r.block = mem_alloc(fs->geom.block_size);
 	err = r.block == NULL ? -ENOMEM : replay_tags(&r, tags, bytes);
 	mem_free(r.block);
+	view_finish(r.view);
 	xarray_finish(&r.names);
 	return err;
 }

@@ -37,6 +37,13 @@ static const struct journal_run *run_of(const struct journal *j, uint32_t index)
 	return &j->runs[low];
 }
 
+uint64_t journal_place(const struct journal *j, uint32_t index)
+{
+	const struct journal_run *run = run_of(j, index);
+
+	return (run->physical + (index - run->logical)) * j->block_size;
+}
+
 int journal_block(struct journal *j, uint32_t index, const uint8_t **ret_data)
 {
 	const struct journal_run *run;

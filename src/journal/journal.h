@@ -4,8 +4,9 @@
  *
  * Knows blocks of a journal and blocks of a device, not inodes: where the journal lies is told as
  * runs of blocks.  Writes go to a target device that the caller chose; for a reader that is an
- * overlay in memory.  Fast commits are found, checked and handed out here; what they mean is the
- * file system's business (fs/fastcommit.c).
+ * overlay in memory, which is asked to read the copies where they lie (dev_redirect()).  Fast
+ * commits are found, checked and handed out here; what they mean is the file system's business
+ * (fs/fastcommit.c).
  *
  *  J8  Recovery is idempotent: run again on what it left behind it gives the same blocks.
  */

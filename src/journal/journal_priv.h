@@ -37,6 +37,9 @@ struct journal {
  */
 int journal_block(struct journal *j, uint32_t index, const uint8_t **ret_data) MUST_CHECK;
 
+/* Where block @index < maxlen lies on the journal's device, in bytes. */
+uint64_t journal_place(const struct journal *j, uint32_t index);
+
 static inline bool journal_has_block_csum(const struct journal *j)
 {
 	return j->checksum == JOURNAL_CSUM_V2 || j->checksum == JOURNAL_CSUM_V3;

@@ -363,17 +363,60 @@ static int reread(struct recovery *r, const struct control *control)
 	return 0;
 }
 
+static int compare_revokes(const void *a, const void *b)
+{
+	const struct revoke *x = a, *y = b;
+
+	if (x->blk != y->blk)
+		return x->blk < y->blk ? -1 : 1;
+	return x->age < y->age ? -1 : x->age > y->age;
+}
+
+/* Sorted, and of each block the youngest only, as it covers what the others do. */
+static void sort_revokes(struct recovery *r)
+{
+	size_t kept = 0;
+
+	if (r->revokes_count == 0)
+		return;
+	qsort(r->revokes, r->revokes_count, sizeof(*r->revokes), compare_revokes);
+	for (size_t i = 1; i < r->revokes_count; i++) {
+		if (r->revokes[i].blk != r->revokes[kept].blk)
+			kept++;
+		r->revokes[kept] = r->revokes[i];
+	}
+	r->revokes_count = kept + 1;
+}
+
+/*
+ * Makes room for one more.  A block may be revoked over and over, so repetitions are dropped first;
+ * it grows unless that left half of it free, or sorting would be all it does.
+ */
+static int reserve_revoke(struct recovery *r)
+{
+	struct revoke *revokes;
+	size_t capacity;
+
+	if (r->revokes_count < r->revokes_capacity)
+		return 0;
+	sort_revokes(r);
+	if (r->revokes_count < r->revokes_capacity / 2)
+		return 0;
+	capacity = max_u64(2 * r->revokes_capacity, 256);
+	revokes = mem_realloc(r->revokes, capacity * sizeof(*revokes));
+	if (revokes == NULL)
+		return -ENOMEM;
+	r->revokes = revokes;
+	r->revokes_capacity = capacity;
+	return 0;
+}
+
 static int note_revoke(struct recovery *r, uint64_t blk, uint32_t age)
 {
-	if (r->revokes_count == r->revokes_capacity) {
-		size_t capacity = max_u64(2 * r->revokes_capacity, 256);
-		struct revoke *revokes = mem_realloc(r->revokes, capacity * sizeof(*revokes));
+	int err = reserve_revoke(r);
 
-		if (revokes == NULL)
-			return -ENOMEM;
-		r->revokes = revokes;
-		r->revokes_capacity = capacity;
-	}
+	if (err < 0)
+		return err;
 	r->revokes[r->revokes_count++] = (struct revoke){ .blk = blk, .age = age };
 	return 0;
 }
@@ -411,31 +454,6 @@ static int read_revokes(struct recovery *r, const struct control *control)
 	return 0;
 }
 
-static int compare_revokes(const void *a, const void *b)
-{
-	const struct revoke *x = a, *y = b;
-
-	if (x->blk != y->blk)
-		return x->blk < y->blk ? -1 : 1;
-	return x->age < y->age ? -1 : x->age > y->age;
-}
-
-/* Sorted, and of each block the youngest only, as it covers what the others do. */
-static void sort_revokes(struct recovery *r)
-{
-	size_t kept = 0;
-
-	if (r->revokes_count == 0)
-		return;
-	qsort(r->revokes, r->revokes_count, sizeof(*r->revokes), compare_revokes);
-	for (size_t i = 1; i < r->revokes_count; i++) {
-		if (r->revokes[i].blk != r->revokes[kept].blk)
-			kept++;
-		r->revokes[kept] = r->revokes[i];
-	}
-	r->revokes_count = kept + 1;
-}
-
 /* Is a copy of @blk made in transaction @age void? */
 static bool is_revoked(const struct recovery *r, uint64_t blk, uint32_t age)
 {
@@ -450,6 +468,24 @@ static bool is_revoked(const struct recovery *r, uint64_t blk, uint32_t age)
 			high = mid;
 	}
 	return low < r->revokes_count && r->revokes[low].blk == blk && age <= r->revokes[low].age;
+}
+
+/*
+ * Has the target take the block from the copy at @index, if it can and the block is just that;
+ * else writes @data.
+ */
+static int put_block(struct recovery *r, const struct tag *tag, uint32_t index, const uint8_t *data)
+{
+	struct journal *j = r->j;
+	uint64_t offset = tag->blk * j->block_size;
+	int err = -EOPNOTSUPP;
+
+	if (!(tag->flags & JBD2_FLAG_ESCAPE))
+		err = dev_redirect(r->target, offset, j->dev, journal_place(j, index),
+				   j->block_size);
+	if (err == -EOPNOTSUPP)
+		err = dev_write(r->target, offset, data, j->block_size);
+	return err;
 }
 
 static int replay_copy(struct recovery *r, const struct tag *tag, uint32_t age, uint32_t index)
@@ -481,7 +517,7 @@ static int replay_copy(struct recovery *r, const struct tag *tag, uint32_t age, 
 		memcpy(plain, &magic, sizeof(magic));
 		data = plain;
 	}
-	err = dev_write(r->target, tag->blk * j->block_size, data, j->block_size);
+	err = put_block(r, tag, index, data);
 	if (err < 0)
 		return fail_in(err, "replay of block %llu", (unsigned long long)tag->blk);
 	r->blocks_written++;

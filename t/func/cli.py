@@ -839,7 +839,7 @@ def archive(ctx):
                 continue
             packed = good(ctx, "export", f"--compress={name}", image)
             expect(name, run(tool, "-dc", input=packed).stdout == want, True)
-        fails(ctx, FAILED, "nonsense", "export", "--compress=nonsense", image, "-o",
+        fails(ctx, USAGE, "nonsense", "export", "--compress=nonsense", image, "-o",
               ctx.path("none.tar"))
         expect("left over", os.path.exists(ctx.path("none.tar")), False)
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * dev/: the contract wrapper's checks; the overlay against a plain copy of the device, and that it
- * asks below only for what it does not have; image files with windows, short and interrupted reads;
- * and that an image which somebody else has in use is refused, with words that name the user.
+ * dev/: the contract wrapper's checks; the overlay, written and redirected, against a plain copy of
+ * the device, that it asks below only for what it does not have, and that it does not grow forever;
+ * image files with windows, short and interrupted reads; and that an image which somebody else has
+ * in use is refused, with words that name the user.
  *
  * Loop devices are made only where this process may (root); otherwise those tests skip.
  *
@@ -302,6 +303,169 @@ static void overlay_survives_no_memory(void **state UNUSED)
 	} while (err < 0 && nth < 10);
 	assert_int_equal(err, 0);
 	assert_true(nth > 2); /* the block and its place in the index */
+}
+
+/* Block @to becomes what @from is below. */
+static void stack_redirect(struct stack *s, uint64_t to, uint64_t from)
+{
+	assert_int_equal(dev_redirect(s->top, to * BLOCK, s->fail, from * BLOCK, BLOCK), 0);
+	memcpy(s->model + to * BLOCK, s->before + from * BLOCK, BLOCK);
+}
+
+static void redirected_equals_model(void **state UNUSED)
+{
+	const uint64_t blocks = BYTES / BLOCK;
+	uint64_t r = seed;
+
+	for (int round = 0; round < 10; round++) {
+		struct stack *s = stack_create(&r);
+
+		for (int step = 0; step < 80; step++) {
+			uint64_t to = rnd(&r) % blocks, from = rnd(&r) % blocks;
+			uint64_t run = 1 + rnd(&r) % 4;
+
+			if (rnd(&r) % 3 == 0)
+				stack_write(s, to, 1, &r);
+			else
+				for (; run > 0 && to < blocks && from < blocks; run--)
+					stack_redirect(s, to++, from++);
+			for (int i = 0; i < 10; i++)
+				stack_read_some(s, &r);
+		}
+		stack_destroy(s);
+	}
+}
+
+static void redirect_keeps_what_it_saw(void **state UNUSED)
+{
+	static uint8_t buf[BYTES];
+	uint64_t r = seed, before;
+	struct stack *s = stack_create(&r);
+	uint8_t other[BLOCK];
+	struct dev *ram;
+
+	/* A run is one request, and what is at its own place is not read. */
+	for (uint64_t i = 0; i < 4; i++)
+		stack_redirect(s, 8 + i, 40 + i);
+	before = reads_of(s->top);
+	assert_int_equal(dev_read(s->top, 8 * BLOCK, buf, 4 * BLOCK), 0);
+	assert_memory_equal(buf, s->model + 8 * BLOCK, 4 * BLOCK);
+	assert_int_equal(reads_of(s->top), before + 1);
+
+	/* The source changes through the overlay: what was redirected does not. */
+	stack_write(s, 40, 4, &r);
+	stack_redirect(s, 41, 50);
+	assert_int_equal(dev_read(s->top, 0, buf, BYTES), 0);
+	assert_memory_equal(buf, s->model, BYTES);
+
+	/* From the overlay itself while the source is what it was; else it has to be written. */
+	assert_int_equal(dev_redirect(s->top, 20 * BLOCK, s->top, 21 * BLOCK, BLOCK), 0);
+	memcpy(s->model + 20 * BLOCK, s->before + 21 * BLOCK, BLOCK);
+	assert_int_equal(dev_redirect(s->top, 22 * BLOCK, s->top, 40 * BLOCK, BLOCK), -EOPNOTSUPP);
+	assert_int_equal(dev_redirect(s->top, 22 * BLOCK, s->top, 8 * BLOCK, BLOCK), -EOPNOTSUPP);
+
+	/* Not from elsewhere, nor between blocks, nor from behind the end. */
+	assert_int_equal(dev_ram_create(other, BLOCK, &ram), 0);
+	assert_int_equal(dev_redirect(s->top, 0, ram, 0, BLOCK), -EOPNOTSUPP);
+	assert_int_equal(dev_redirect(ram, 0, s->top, 0, BLOCK), -EOPNOTSUPP);
+	assert_int_equal(dev_redirect(s->top, 0, s->fail, 512, BLOCK), -EOPNOTSUPP);
+	assert_int_equal(dev_redirect(s->top, 0, s->fail, BYTES, BLOCK), -EIO);
+	assert_int_equal(dev_redirect(s->top, BYTES, s->fail, 0, BLOCK), -EIO);
+	dev_close(ram);
+
+	assert_int_equal(dev_read(s->top, 0, buf, BYTES), 0);
+	assert_memory_equal(buf, s->model, BYTES);
+	stack_destroy(s);
+}
+
+static void redirect_survives_no_memory(void **state UNUSED)
+{
+	static uint8_t buf[BYTES];
+	uint64_t r = seed, nth = 0;
+	int err;
+
+	do {
+		struct stack *s = stack_create(&r);
+
+		stack_redirect(s, 9, 3); /* and lose it to a write that fails: it stays */
+		(void)mem_fail_nth(++nth);
+		err = dev_write(s->top, 9 * BLOCK, s->before, BLOCK);
+		if (err == 0) {
+			memcpy(s->model + 9 * BLOCK, s->before, BLOCK);
+			err = dev_redirect(s->top, 7 * BLOCK, s->fail, 0, BLOCK);
+		}
+		if (err == 0)
+			memcpy(s->model + 7 * BLOCK, s->before, BLOCK);
+		(void)mem_fail_nth(0);
+		assert_true(err == 0 || err == -ENOMEM);
+		assert_int_equal(dev_read(s->top, 0, buf, BYTES), 0);
+		assert_memory_equal(buf, s->model, BYTES);
+		stack_destroy(s);
+	} while (err < 0 && nth < 10);
+	assert_int_equal(err, 0);
+}
+
+/* A disk of any size that is all zero. */
+static int zero_read(struct dev *d UNUSED, uint64_t offset UNUSED, const struct iovec *iov,
+		     int iov_count, uint64_t bytes UNUSED)
+{
+	for (int i = 0; i < iov_count; i++)
+		memset(iov[i].iov_base, 0, iov[i].iov_len);
+	return 0;
+}
+
+static void zero_close(struct dev *d UNUSED) {}
+
+/* Until it is full; returns how many blocks fit. */
+static uint64_t fill_overlay(struct dev *top, struct dev *source, uint32_t bs, uint64_t step)
+{
+	static uint8_t data[64u << 10];
+	uint64_t n = 0;
+	int err = 0;
+
+	while (err == 0 && n * step * bs < top->size) {
+		if (source != NULL)
+			err = dev_redirect(top, n * step * bs, source, 0, bs);
+		else
+			err = dev_write(top, n * step * bs, data, bs);
+		n += err == 0;
+	}
+	if (err < 0) {
+		assert_int_equal(err, -ENOMEM);
+		assert_says("replaying the journal needs more than 256 MiB of memory");
+	}
+	return n;
+}
+
+static void overlay_is_bounded(void **state UNUSED)
+{
+	static const struct dev_ops ops = { .name = "zero",
+					    .read = zero_read,
+					    .close = zero_close };
+	struct dev zero, *top;
+	uint64_t n;
+
+	/* Written blocks count as what they are. */
+	dev_init(&zero, &ops, UINT64_C(1) << 40, NULL);
+	assert_int_equal(dev_overlay_create(&zero, 64u << 10, &top), 0);
+	n = fill_overlay(top, NULL, 64u << 10, 1);
+	assert_in_range(n, 4000, 4095);
+	/* One that is redirected gives its memory back, so there is room for one. */
+	assert_int_equal(dev_redirect(top, 0, &zero, 0, 64u << 10), 0);
+	assert_int_equal(fill_overlay(top, NULL, 64u << 10, n + 1), 1);
+	dev_close(top);
+
+	/* A journal of 1 GiB in blocks of 1 KiB, all of it copies, is fine. */
+	dev_init(&zero, &ops, UINT64_C(1) << 30, NULL);
+	assert_int_equal(dev_overlay_create(&zero, 1024, &top), 0);
+	assert_int_equal(fill_overlay(top, &zero, 1024, 1), 1u << 20);
+	dev_close(top);
+
+	/* Strewn so that each needs a part of the index of its own. */
+	dev_init(&zero, &ops, UINT64_C(1) << 50, NULL);
+	assert_int_equal(dev_overlay_create(&zero, 1024, &top), 0);
+	assert_in_range(fill_overlay(top, &zero, 1024, 64), 262144, 500000);
+	dev_close(top);
 }
 
 struct racing {
@@ -665,7 +829,7 @@ static void loop_backing_file_is_refused(void **state)
 	int loop = loop_create(img->fd, 0, loop_path, sizeof(loop_path));
 	struct dev *d = NULL;
 
-	(void)snprintf(words, sizeof(words), "backs %s, which is in use; detach it", loop_path);
+	(void)snprintf(words, sizeof(words), "backs %s, which is in use", loop_path);
 	assert_refused(img->path, -EBUSY, words);
 	assert_opens(img->path, DEV_FILE_NOLOCK);
 	assert_int_equal(dev_file_open_fd(img->fd, 0, 0, 0, &d), -EBUSY);
@@ -732,6 +896,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(overlay_equals_model),
 		cmocka_unit_test(overlay_asks_below_for_runs),
 		cmocka_unit_test(overlay_survives_no_memory),
+		cmocka_unit_test(redirected_equals_model),
+		cmocka_unit_test(redirect_keeps_what_it_saw),
+		cmocka_unit_test(redirect_survives_no_memory),
+		cmocka_unit_test(overlay_is_bounded),
 		cmocka_unit_test(overlay_does_not_tear_blocks),
 		IMAGE_TEST(file_shows_its_window),
 		IMAGE_TEST(file_reads_all_of_short_reads),

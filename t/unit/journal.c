@@ -1206,6 +1206,127 @@ static void no_memory_is_survived(void **state)
 	log_destroy(l);
 }
 
+/* ---- over an overlay ------------------------------------------------------------------------- */
+
+/* The log's own disk, behind TARGET_BLOCKS others, under an overlay as a reader has it. */
+static void over_overlay(const struct log *l, uint32_t ages, uint64_t *ret_taken)
+{
+	const size_t bytes = TARGET_BLOCKS * BS + l->disk_bytes;
+	uint8_t *disk = malloc(bytes), *before = malloc(bytes);
+	struct journal_recovery got;
+	struct journal_run runs[3];
+	struct dev *ram, *top;
+	struct journal *j;
+	struct target t;
+
+	for (size_t i = 0; i < 3; i++) {
+		runs[i] = l->runs[i];
+		runs[i].physical += TARGET_BLOCKS;
+	}
+	memset(disk, UNTOUCHED, TARGET_BLOCKS * BS);
+	memcpy(disk + TARGET_BLOCKS * BS, l->disk, l->disk_bytes);
+	memcpy(before, disk, bytes);
+	assert_int_equal(dev_ram_create(disk, bytes, &ram), 0);
+	assert_int_equal(dev_overlay_create(ram, BS, &top), 0);
+	assert_int_equal(journal_open(top, runs, 3, BS, &j), 0);
+	(void)mem_fail_nth(0);
+	assert_int_equal(journal_recover(j, top, TARGET_BLOCKS, &got), 0);
+	*ret_taken = mem_fail_nth(0);
+	assert_int_equal(got.transactions, ages);
+	journal_close(j);
+
+	target_init(&t);
+	assert_int_equal(dev_read(top, 0, t.data, sizeof(t.data)), 0);
+	assert_target(&t, l, ages);
+	/* A block that is written afterwards is its own again, and the log is as it was. */
+	assert_int_equal(dev_write(top, 5 * BS, disk, BS), 0);
+	assert_int_equal(dev_read(top, 0, before, bytes), 0);
+	assert_memory_equal(before + 5 * BS, disk, BS);
+	assert_memory_equal(before + TARGET_BLOCKS * BS, l->disk, l->disk_bytes);
+	dev_close(top);
+	free(disk);
+	free(before);
+}
+
+static void overlay_reads_copies_where_they_lie(void **state)
+{
+	uint64_t r = seed, taken;
+
+	FOR_EACH_KIND(k)
+	{
+		for (uint32_t n = 0; n < 20; n++) {
+			struct log *l = random_log(kinds[k], 1 + below(&r, LOG_BLOCKS - 1), &r);
+
+			over_overlay(l, l->age, &taken);
+			log_destroy(l);
+		}
+	}
+}
+
+/* The journal writes into the journal: what was recovered from there stays what it was. */
+static void copies_may_be_overwritten(void **state)
+{
+	struct log *l = log_create((struct kind){ 0, false, false }, LOG_BLOCKS, 0, 1);
+	uint8_t *disk = malloc(l->disk_bytes), buf[BS], expected[BS];
+	uint32_t place, copy = 2; /* the first one's, behind its descriptor */
+	struct journal_recovery got;
+	struct dev *ram, *top;
+	struct journal *j;
+
+	log_seal(l);
+	place = (uint32_t)((size_t)(block_at(l, copy) - l->disk) / BS);
+	log_copy(l, 0, 2);
+	log_copy(l, place, 4);
+	log_copy(l, place, 5);
+	log_commit(l);
+	memcpy(disk, l->disk, l->disk_bytes);
+	assert_int_equal(dev_ram_create(disk, l->disk_bytes, &ram), 0);
+	assert_int_equal(dev_overlay_create(ram, BS, &top), 0);
+	assert_int_equal(journal_open(top, l->runs, 3, BS, &j), 0);
+	assert_int_equal(journal_recover(j, top, LOG_BLOCKS + 2, &got), 0);
+	assert_int_equal(got.blocks, 3);
+	journal_close(j);
+	fill_block(expected, 0, 2);
+	assert_int_equal(dev_read(top, 0, buf, BS), 0);
+	assert_memory_equal(buf, expected, BS);
+	fill_block(expected, place, 5);
+	assert_int_equal(dev_read(top, (uint64_t)place * BS, buf, BS), 0);
+	assert_memory_equal(buf, expected, BS);
+	dev_close(top);
+	free(disk);
+	log_destroy(l);
+}
+
+/* The same few blocks revoked over and over, some young and some old, take no more than once. */
+static void repeated_revokes_take_no_memory(void **state)
+{
+	struct log *l = log_create((struct kind){ 3, false, false }, LOG_BLOCKS, 0, 1);
+	uint32_t blks[200];
+	uint64_t taken;
+
+	log_seal(l);
+	for (uint32_t i = 0; i < 200; i++)
+		blks[i] = 10 + i % 30;
+	for (uint32_t i = 0; i < 12; i++)
+		log_copy(l, i, (uint8_t)(2 * i));
+	log_commit(l);
+	for (uint32_t n = 0; n < 18; n++) { /* 3600, and room for 256 */
+		log_revoke(l, blks, 200);
+		if (n % 3 == 2)
+			log_commit(l);
+	}
+	log_copy(l, 11, 100);
+	log_commit(l);
+	over_overlay(l, l->age, &taken);
+	/*
+	 * Control blocks, revokes and two blocks of its own once each; 11 blocks in the overlay,
+	 * which are in one node of its index.  Escaped ones are none.
+	 */
+	assert_in_range(taken, 3, 3 + 12 + 4);
+	assert_recovers(l, l->age);
+	log_destroy(l);
+}
+
 /* ---- fast commits ---------------------------------------------------------------------------- */
 
 #define FC_TID 1003u /* the log below has three transactions */
@@ -1594,6 +1715,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(read_errors_come_back),
 		cmocka_unit_test(recovery_is_idempotent),
 		cmocka_unit_test(no_memory_is_survived),
+		cmocka_unit_test(overlay_reads_copies_where_they_lie),
+		cmocka_unit_test(copies_may_be_overwritten),
+		cmocka_unit_test(repeated_revokes_take_no_memory),
 		cmocka_unit_test(fast_commits_are_found),
 		cmocka_unit_test(fast_commits_fill_the_area),
 		cmocka_unit_test(damaged_fast_commit_is_the_end),
