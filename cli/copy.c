@@ -39,7 +39,7 @@ static void cat_target(const struct target *target)
 
 	if (image_stat(target->image, target->ino, target->path, &st) < 0)
 		return;
-	err = uext4_file_open(target->image->fs, target->ino, &file);
+	err = uext4_file_open(target->image->fs, target->ino, 0, &file);
 	if (err < 0) {
 		complain_fs(target_place(target), err);
 		return;
@@ -262,7 +262,7 @@ static int clear_way(struct copy *copy, int dir, const char *name)
 static int copy_contents(struct copy *copy, const struct item *item, int fd, enum data_holes holes)
 {
 	struct uext4_file *file;
-	int err = uext4_file_open(copy->image->fs, item->ino, &file);
+	int err = uext4_file_open(copy->image->fs, item->ino, 0, &file);
 
 	if (err < 0) {
 		complain_fs(item->place, err);

@@ -161,7 +161,7 @@ static bool add_long_file(struct exporter *exporter, struct tar_entry *entry)
 	struct sparse_plan plan;
 	struct tar_file *tar_file;
 	struct uext4_file *file;
-	int err = uext4_file_open(exporter->image->fs, entry->ino, &file);
+	int err = uext4_file_open(exporter->image->fs, entry->ino, 0, &file);
 
 	if (err < 0) {
 		complain_fs(place, err);

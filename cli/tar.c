@@ -164,7 +164,7 @@ static void open_contents(struct tar *tar, struct batch *batch, struct piece *pi
 	piece->file = NULL;
 	if (piece->kind != PIECE_ENTRY || !piece->entry.contents)
 		return;
-	err = uext4_file_open(tar->image->fs, piece->entry.ino, &piece->file);
+	err = uext4_file_open(tar->image->fs, piece->entry.ino, 0, &piece->file);
 	if (err < 0)
 		complain_fs((struct place){ tar->image->name, path }, err);
 	else if (announce && piece->entry.stored)

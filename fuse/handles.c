@@ -182,7 +182,7 @@ int handles_get_file(struct handles *handles, uint32_t ino, struct open_file **r
 	file = find_file(set, ino);
 	if (!file) {
 		pthread_mutex_unlock(&set->lock);
-		err = uext4_file_open(handles->fs, ino, &opened);
+		err = uext4_file_open(handles->fs, ino, 0, &opened);
 		if (err < 0)
 			return err;
 		pthread_mutex_lock(&set->lock);

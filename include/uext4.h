@@ -2,9 +2,10 @@
 /*
  * libuext4: ext4 in user space.
  *
- * Opens ext2, ext3 and ext4 images and devices and reads them, without root, a kernel mount or a
- * virtual machine.  This version never writes: the image is opened read-only, and a journal that
- * was left dirty is replayed into memory.
+ * Opens ext2, ext3 and ext4 images and devices, without root, a kernel mount or a virtual machine.
+ * Opened for reading (the default) the image is never written: a journal that was left dirty is
+ * replayed into memory.  With UEXT4_OPEN_WRITE it is replayed into the image first, and every
+ * change goes through the journal, as the kernel does it.
  *
  * CONTRACT
  *
@@ -12,7 +13,14 @@
  *            which are untouched on failure.  uext4_last_error() explains the calling thread's last
  *            failure in words.  -EUCLEAN: the image's structure is wrong.  -EBADMSG: a checksum is
  *            wrong.  -EOPNOTSUPP: a feature this version does not know (named in the text).
- *            -EBUSY: somebody else is using the image.
+ *            -EBUSY: somebody else is using the image.  -EROFS: it was opened for reading, or
+ *            became read-only after an error, which the text names.
+ *  Changes   Who may do what is the caller's business: calls that change act as root would, and say
+ *            whom new files belong to.  What POSIX ties to a change (times, dropped setuid bits and
+ *            capabilities, setgid directories, default ACLs) happens by itself.
+ *  Crashes   After a crash at any point the image is what some moment between the last sync and
+ *            the crash was, file by file as the kernel's data=ordered; what uext4_fsync() or
+ *            uext4_sync() returned 0 for is there.
  *  Threads   Every function may be called from any thread at any time, on the same objects, with
  *            two exceptions: nothing may use an object while or after it is closed, and the buffers
  *            given to a call belong to that call until it returns.  No function takes a lock that
@@ -64,6 +72,31 @@ enum uext4_open_flag {
 	 * Do not lock the image or look for other users of it.  What is read may be inconsistent.
 	 */
 	UEXT4_OPEN_NOLOCK = 1u << 1,
+	/*
+	 * For changes.  Takes an exclusive lock, replays a dirty journal, finishes what a crash
+	 * left, and marks the image as in use.  Not together with NORECOVERY, NOLOCK or a backup
+	 * superblock.
+	 */
+	UEXT4_OPEN_WRITE = 1u << 2,
+	/* Blocks are allocated by the call that writes, not when the data is written back. */
+	UEXT4_OPEN_NODELALLOC = 1u << 3,
+	/*
+	 * No flushes of the device: several times faster, and a crash of the machine (not of the
+	 * program) may cost the image.  For images that would be thrown away then.
+	 */
+	UEXT4_OPEN_NOBARRIER = 1u << 4,
+};
+
+enum uext4_data_mode { UEXT4_DATA_ORDERED, UEXT4_DATA_JOURNAL, UEXT4_DATA_WRITEBACK };
+
+/*
+ * What to do when the structure on disk turns out to be wrong while the image is open for writing.
+ */
+enum uext4_errors {
+	UEXT4_ERRORS_DEFAULT,  /* as the superblock says */
+	UEXT4_ERRORS_CONTINUE, /* note it in the superblock and go on */
+	UEXT4_ERRORS_RO,       /* from then on every change is -EROFS */
+	UEXT4_ERRORS_PANIC, /* the same, and reading fails too: the program should stop serving */
 };
 
 struct uext4_open_options {
@@ -75,6 +108,11 @@ struct uext4_open_options {
 	uint64_t superblock;	  /* block number of a backup superblock; 0: the primary one */
 	uint64_t cache_bytes;	  /* bound of data and metadata kept in memory; 0: 32 MiB */
 	const char *journal_path; /* the external journal of a dirty image; NULL: none is given */
+	uint32_t data_mode;	  /* enum uext4_data_mode; for writing */
+	uint32_t errors;	  /* enum uext4_errors; for writing */
+	uint32_t commit_ms;	  /* the running transaction commits after this; 0: 5,000 */
+	uint32_t unused;	  /* 0 */
+	uint64_t dirty_bytes;	  /* writers wait when so much is dirty; 0: half of cache_bytes */
 };
 
 /*
@@ -92,8 +130,12 @@ int uext4_open(const char *path, const struct uext4_open_options *options, struc
 int uext4_open_fd(int fd, const struct uext4_open_options *options, struct uext4_fs **ret_fs)
 	UEXT4_MUST_CHECK;
 
-/* Closes @fs (NULL is fine).  All files and directories of it must have been closed before. */
-void uext4_close(struct uext4_fs *fs);
+/*
+ * Closes @fs (NULL is fine).  All files and directories of it must have been closed before.  Opened
+ * for writing: writes all that is dirty, empties the journal and marks the image clean; the first
+ * error of that is returned, and @fs is closed all the same.
+ */
+int uext4_close(struct uext4_fs *fs);
 
 /* ---- about the file system ------------------------------------------------------------------ */
 
@@ -177,7 +219,11 @@ struct uext4_stats {
 	uint64_t buffer_misses;
 	uint64_t page_hits; /* file pages found in memory */
 	uint64_t page_misses;
-	uint64_t cache_bytes; /* now in use for both */
+	uint64_t cache_bytes;	/* now in use for both */
+	uint64_t device_writes; /* write requests */
+	uint64_t device_bytes_written;
+	uint64_t device_flushes;
+	uint64_t commits; /* transactions */
 };
 
 int uext4_stats(struct uext4_fs *fs, struct uext4_stats *ret_stats) UEXT4_MUST_CHECK;
@@ -277,8 +323,19 @@ int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *
 
 /* ---- file contents -------------------------------------------------------------------------- */
 
-/* Opens regular file @ino.  Errors: -EISDIR, -EINVAL (a symlink, device, ...), -ESTALE. */
-int uext4_file_open(struct uext4_fs *fs, uint32_t ino, struct uext4_file **ret_file)
+enum uext4_file_flag {
+	UEXT4_FILE_WRITE = 1u << 0,
+	UEXT4_FILE_APPEND = 1u << 1, /* every write goes to the end */
+	UEXT4_FILE_SYNC = 1u << 2,   /* every write is followed by what uext4_fsync() does */
+	UEXT4_FILE_DIRECT = 1u << 3, /* large aligned reads and writes may pass the cache by */
+};
+
+/*
+ * Opens regular file @ino.  A file that is open stays when its last link goes.
+ * Errors: -EISDIR, -EINVAL (a symlink, device, ...), -ESTALE; for writing -EROFS, -EPERM
+ * (immutable, or append-only without APPEND).
+ */
+int uext4_file_open(struct uext4_fs *fs, uint32_t ino, uint32_t flags, struct uext4_file **ret_file)
 	UEXT4_MUST_CHECK;
 void uext4_file_close(struct uext4_file *file);
 
@@ -340,6 +397,196 @@ int uext4_xattr_list(struct uext4_fs *fs, uint32_t ino, char *buf, size_t size, 
  */
 int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,
 		    size_t *ret_size) UEXT4_MUST_CHECK;
+
+/* ---- changes: names -------------------------------------------------------------------------- */
+
+/* A new inode.  In a setgid directory gid is the directory's, and a directory is setgid too. */
+struct uext4_new {
+	uint32_t mode;	/* type and permissions, as st_mode; without a type: a regular file */
+	uint32_t umask; /* taken away unless the directory has a default ACL */
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t rdev_major; /* of a device node */
+	uint32_t rdev_minor;
+};
+
+/*
+ * Makes a file of any type but a symlink, directories included.  Errors: -EEXIST, -ENOENT (the
+ * directory is gone), -ENOTDIR, -ENOSPC (blocks or inodes), -EDQUOT, -EMLINK, -EPERM (immutable
+ * directory), -EROFS, -EINVAL, -ENAMETOOLONG.  Those of the calls below are of the same kind.
+ */
+int uext4_create(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len,
+		 const struct uext4_new *attrs, uint32_t *ret_ino) UEXT4_MUST_CHECK;
+/* @target: 1 byte up to a block's; -ENAMETOOLONG.  The mode is 0777. */
+int uext4_symlink(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len,
+		  const void *target, size_t target_len, const struct uext4_new *attrs,
+		  uint32_t *ret_ino) UEXT4_MUST_CHECK;
+/* -EPERM: a directory, or an inode that must not be linked; -ENOENT: it has no links any more. */
+int uext4_link(struct uext4_fs *fs, uint32_t ino, uint32_t dir_ino, const void *name,
+	       size_t name_len) UEXT4_MUST_CHECK;
+int uext4_unlink(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len)
+	UEXT4_MUST_CHECK; /* -EISDIR */
+int uext4_rmdir(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len)
+	UEXT4_MUST_CHECK; /* -ENOTEMPTY, -ENOTDIR, -EINVAL (".") */
+
+enum uext4_rename_flag {
+	UEXT4_RENAME_NOREPLACE = 1u << 0,
+	UEXT4_RENAME_EXCHANGE = 1u << 1,
+	UEXT4_RENAME_WHITEOUT = 1u << 2, /* a device node 0:0 takes the old place */
+};
+
+/* As renameat2(2). -EINVAL: a directory into itself; -EXDEV: between projects. */
+int uext4_rename(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t name_len,
+		 uint32_t new_dir_ino, const void *new_name, size_t new_name_len, uint32_t flags)
+	UEXT4_MUST_CHECK;
+/* O_TMPFILE: a regular file without a name, which goes when it is closed, unless it is linked. */
+int uext4_tmpfile(struct uext4_fs *fs, uint32_t dir_ino, const struct uext4_new *attrs,
+		  uint32_t flags, struct uext4_file **ret_file) UEXT4_MUST_CHECK;
+/* The inode behind a handle. */
+uint32_t uext4_file_ino(const struct uext4_file *file);
+
+/*
+ * ---- changes: attributes -----------------------------------------------------------------------
+ */
+
+enum uext4_attr_flag {
+	UEXT4_ATTR_MODE = 1u << 0, /* the permissions; the type is not looked at */
+	UEXT4_ATTR_UID = 1u << 1,
+	UEXT4_ATTR_GID = 1u << 2,
+	UEXT4_ATTR_SIZE = 1u << 3,
+	UEXT4_ATTR_ATIME = 1u << 4,
+	UEXT4_ATTR_MTIME = 1u << 5,
+	UEXT4_ATTR_ATIME_NOW = 1u << 6,
+	UEXT4_ATTR_MTIME_NOW = 1u << 7,
+	UEXT4_ATTR_FLAGS = 1u << 8, /* as chattr(1); -EOPNOTSUPP: one that cannot be changed */
+	UEXT4_ATTR_PROJID = 1u << 9,
+	UEXT4_ATTR_GENERATION = 1u << 10,
+	UEXT4_ATTR_CRTIME = 1u << 11, /* for restoring; no system call can */
+	UEXT4_ATTR_CTIME = 1u << 12,  /* the same; without it ctime becomes now */
+	/*
+	 * The caller is not privileged: setuid, setgid and capabilities go as chown(2), write(2)
+	 * say.
+	 */
+	UEXT4_ATTR_KILL_PRIV = 1u << 13,
+};
+
+struct uext4_attr {
+	uint32_t valid; /* enum uext4_attr_flag */
+	uint32_t mode;
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t flags;
+	uint32_t projid;
+	uint32_t generation;
+	uint64_t size;
+	struct uext4_time atime, mtime, ctime, crtime;
+};
+
+/* All of it or nothing. -EPERM: immutable or append-only; -EFBIG, -ENOSPC, -EDQUOT. */
+int uext4_setattr(struct uext4_fs *fs, uint32_t ino, const struct uext4_attr *attr)
+	UEXT4_MUST_CHECK;
+
+enum uext4_xattr_flag { UEXT4_XATTR_CREATE = 1u << 0, UEXT4_XATTR_REPLACE = 1u << 1 };
+
+/* -EEXIST, -ENODATA, -ENOSPC (no room for it), -E2BIG, -ERANGE, -EOPNOTSUPP (its prefix). */
+int uext4_xattr_set(struct uext4_fs *fs, uint32_t ino, const char *name, const void *value,
+		    size_t size, uint32_t flags) UEXT4_MUST_CHECK;
+int uext4_xattr_remove(struct uext4_fs *fs, uint32_t ino, const char *name) UEXT4_MUST_CHECK;
+
+/*
+ * ---- changes: contents -------------------------------------------------------------------------
+ */
+
+/*
+ * Writes @len bytes at @offset; *ret_written is short only where the disk, a quota or the largest
+ * file size ends behind some bytes.  -ENOSPC, -EDQUOT, -EFBIG, -EBADF (not open for writing), -EIO.
+ */
+int uext4_pwrite(struct uext4_file *file, const void *buf, size_t len, uint64_t offset,
+		 size_t *ret_written) UEXT4_MUST_CHECK;
+
+enum uext4_fallocate_flag { /* as fallocate(2) */
+			    UEXT4_FALLOC_KEEP_SIZE = 1u << 0,
+			    UEXT4_FALLOC_PUNCH_HOLE = 1u << 1, /* with KEEP_SIZE */
+			    UEXT4_FALLOC_ZERO_RANGE = 1u << 4,
+};
+
+/* -EOPNOTSUPP: the file is block-mapped, which has no unwritten blocks (punch works). */
+int uext4_fallocate(struct uext4_file *file, uint32_t flags, uint64_t offset, uint64_t len)
+	UEXT4_MUST_CHECK;
+
+enum uext4_fsync_flag { UEXT4_FSYNC_DATA = 1u << 0 }; /* as fdatasync(2) */
+
+/*
+ * Everything written to the file before is durable.  An error of writing it back, also by somebody
+ * else, is reported once per handle; the data is kept and tried again.
+ */
+int uext4_fsync(struct uext4_file *file, uint32_t flags) UEXT4_MUST_CHECK;
+/* The same for any inode: a directory's entries, an inode's attributes. */
+int uext4_fsync_inode(struct uext4_fs *fs, uint32_t ino, uint32_t flags) UEXT4_MUST_CHECK;
+/* Everything is durable. */
+int uext4_sync(struct uext4_fs *fs) UEXT4_MUST_CHECK;
+
+/*
+ * Freeze: when it returns the image on disk is right without a replay, and stays so until thaw;
+ * changes wait meanwhile.  -EBUSY: it is frozen; -EINVAL: thawed already.
+ */
+int uext4_freeze(struct uext4_fs *fs) UEXT4_MUST_CHECK;
+int uext4_thaw(struct uext4_fs *fs) UEXT4_MUST_CHECK;
+
+/*
+ * ---- several changes at once
+ * ---------------------------------------------------------------------
+ */
+
+/*
+ * What happens between begin and commit is durable together or not at all, also in a crash.  The
+ * scope has @fs for itself: one thread uses it, and it begins with nothing open.  It is bounded by
+ * the journal (a quarter of it in changed metadata): -E2BIG from the call that would exceed it, and
+ * only cancel is possible then.  Without a journal: -EOPNOTSUPP.  Cancel: everything is as it was
+ * at begin; files must have been closed.
+ */
+int uext4_txn_begin(struct uext4_fs *fs) UEXT4_MUST_CHECK;
+int uext4_txn_commit(struct uext4_fs *fs) UEXT4_MUST_CHECK;
+int uext4_txn_cancel(struct uext4_fs *fs) UEXT4_MUST_CHECK;
+
+/*
+ * ---- checking
+ * ------------------------------------------------------------------------------------
+ */
+
+enum uext4_check_pass {				 /* in this order; progress counts in each */
+			UEXT4_CHECK_INODES,	 /* of inodes: maps, attributes, sizes */
+			UEXT4_CHECK_DIRECTORIES, /* of directories: entries, hash trees */
+			UEXT4_CHECK_CONNECTIONS, /* every directory is reached from the root */
+			UEXT4_CHECK_LINKS,	 /* link counts, orphans */
+			UEXT4_CHECK_GROUPS,	 /* of groups: bitmaps, counts */
+			UEXT4_CHECK_QUOTA,
+			UEXT4_CHECK_PASSES
+};
+
+struct uext4_check_options {
+	size_t size; /* sizeof(struct uext4_check_options) */
+	void *arg;
+	/* One finding, a line without end. NULL: only count. */
+	void (*problem)(void *arg, const char *text);
+	/* NULL: none.  Not zero stops the check with -ECANCELED. */
+	int (*progress)(void *arg, enum uext4_check_pass pass, uint64_t done, uint64_t total);
+	uint64_t problems_max; /* stop telling (not counting) after so many; 0: 1,000 */
+};
+
+struct uext4_check_result {
+	uint64_t problems;
+	uint64_t inodes, directories, files, symlinks, special; /* in use */
+	uint64_t blocks_used;
+	uint64_t fragmented; /* files in more than one extent */
+};
+
+/*
+ * Verifies the whole image as this view shows it, which must not change meanwhile: @fs is open for
+ * reading.  Problems are no failure: 0, and their number.
+ */
+int uext4_check(struct uext4_fs *fs, const struct uext4_check_options *options,
+		struct uext4_check_result *ret_result) UEXT4_MUST_CHECK;
 
 #ifdef __cplusplus
 }

@@ -342,7 +342,7 @@ static void print_contents(struct walk *w, const char *path, const struct uext4_
 	char hex[65];
 	size_t got;
 
-	if (uext4_file_open(w->fs, st->ino, &file) < 0)
+	if (uext4_file_open(w->fs, st->ino, 0, &file) < 0)
 		die(path, "open");
 	segments(file, path, &plan);
 	if (w->full && st->size <= FULL_READ_MAX) {

@@ -117,7 +117,7 @@ static bool walk_contents(struct walk *w, uint32_t ino, uint64_t size, uint64_t 
 	uint64_t offset = 0, total = 0;
 	bool ok = true;
 
-	if (failed(w, uext4_file_open(w->fs, ino, &file)))
+	if (failed(w, uext4_file_open(w->fs, ino, 0, &file)))
 		return false;
 	uext4_prefetch(file, 0, size);
 	/* A damaged size can say anything: go from data to data. */

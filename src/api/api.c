@@ -151,10 +151,10 @@ int uext4_open_fd(int fd, const struct uext4_open_options *options, struct uext4
 	return api_end(err);
 }
 
-void uext4_close(struct uext4_fs *fs)
+int uext4_close(struct uext4_fs *fs)
 {
-	if (fs)
-		fs_close(fs);
+	diag_clear();
+	return api_end(fs ? fs_close(fs) : 0);
 }
 
 /* ---- about the file system ----------------------------------------------------------------- */
@@ -192,11 +192,18 @@ int uext4_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret)
 int uext4_stats(struct uext4_fs *fs, struct uext4_stats *ret_stats)
 {
 	struct uext4_stats stats = { 0 };
+	const struct dev_stats *dev;
 	struct cache_stats cache;
 
 	diag_clear();
 	cache_get_stats(fs->cache, &cache);
-	dev_bottom_stats(fs->dev, &stats.device_reads, &stats.device_bytes_read);
+	dev = dev_bottom_stats(fs->dev);
+	stats.device_reads = atomic_load_explicit(&dev->reads, memory_order_relaxed);
+	stats.device_bytes_read = atomic_load_explicit(&dev->bytes_read, memory_order_relaxed);
+	stats.device_writes = atomic_load_explicit(&dev->writes, memory_order_relaxed);
+	stats.device_bytes_written = atomic_load_explicit(&dev->bytes_written,
+							  memory_order_relaxed);
+	stats.device_flushes = atomic_load_explicit(&dev->flushes, memory_order_relaxed);
 	stats.buffer_hits = cache.buffer_hits;
 	stats.buffer_misses = cache.buffer_misses;
 	stats.page_hits = cache.page_hits;
@@ -339,7 +346,7 @@ int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *
 
 /* ---- file contents ------------------------------------------------------------------------- */
 
-int uext4_file_open(struct uext4_fs *fs, uint32_t ino, struct uext4_file **ret_file)
+int uext4_file_open(struct uext4_fs *fs, uint32_t ino, uint32_t flags, struct uext4_file **ret_file)
 {
 	struct inode *ip INODE_SCOPE = NULL;
 	struct uext4_file *file;

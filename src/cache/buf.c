@@ -86,8 +86,8 @@ static struct buf *index_find(struct cache *cache, struct buf_shard *shard UNUSE
 	return NULL;
 }
 
-/* Only under the shard's lock: there the buffer cannot be evicted before it is referenced (C2). */
-static void buf_ref(struct buf *buf)
+/* The first one only under the shard's lock: there the buffer cannot be evicted before (C2). */
+void buf_get(struct buf *buf)
 {
 	uint32_t before = atomic_fetch_add_explicit(&buf->refs, 1, memory_order_relaxed);
 
@@ -289,7 +289,7 @@ static size_t index_insert_run(struct cache *cache, struct buf *const *bufs, siz
 		if (other == NULL) {
 			list_add_head(bucket_of(cache, blk), &bufs[done]->hash_link);
 		} else if (done == 0) {
-			buf_ref(other);
+			buf_get(other);
 			*ret_other = other;
 		}
 		mutex_unlock(&shard->lock);
@@ -401,7 +401,7 @@ static struct buf *buf_find(struct cache *cache, blk_t blk, const struct purpose
 	mutex_lock(&shard->lock);
 	buf = index_find(cache, shard, blk);
 	if (buf != NULL) {
-		buf_ref(buf);
+		buf_get(buf);
 		state_mark_hit(&buf->state);
 		*ret_ready = is_verified(buf, purpose);
 		shard->hits++;

@@ -53,6 +53,18 @@ struct buf_ops {
 	int (*verify)(const void *data, uint32_t bytes, blk_t blk, const void *arg);
 };
 
+/*
+ * What the journal keeps of a buffer (journal/): which transaction changed it, and on which list it
+ * therefore stands.  A buffer on a list is referenced by that list.
+ */
+struct buf_journal {
+	_Atomic uint32_t tid;	     /* a; changed under `journal`: running transaction, 0: none */
+	uint32_t checkpoint_tid;     /* journal: committed, not yet written home; 0: none */
+	uint32_t forget_tid;	     /* journal: freed in this transaction; 0: not */
+	struct list txn_link;	     /* journal: of the running transaction */
+	struct list checkpoint_link; /* journal: of the transaction to be checkpointed */
+};
+
 /* shared */
 struct buf {
 	_Atomic uint32_t state;	   /* a: lock bit, uptodate, how recently it was asked for */
@@ -66,6 +78,7 @@ struct buf {
 	struct list hash_link;	   /* bufhash */
 	struct cache *cache;	   /* c */
 	struct slab *slab;	   /* c */
+	struct buf_journal journal;
 };
 
 /*
@@ -86,6 +99,17 @@ void cache_set_geometry(struct cache *cache, uint32_t block_size, blk_t blocks);
 int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
 	     const void *arg, uint32_t ahead, struct buf **ret_buf) MUST_CHECK;
 void buf_put(struct buf *buf); /* NULL is fine */
+void buf_get(struct buf *buf); /* one more reference to one that is referenced */
+/*
+ * The block @blk, which was just allocated: zeroed, uptodate, and verified by definition for @ops
+ * and @owner, without being read.  What the cache had of the block from an earlier life is reused;
+ * nobody else may still use it as something else.  The caller enters it into a transaction
+ * (handle_get_create()) before anything else.
+ */
+int buf_create(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
+	       struct buf **ret_buf) MUST_CHECK;
+/* The buffer of @blk with a reference if it is in memory and uptodate, else NULL. */
+struct buf *buf_lookup(struct cache *cache, blk_t blk);
 
 static inline void buf_put_scope(struct buf **pp)
 {
@@ -102,16 +126,25 @@ void cache_forget_block(struct cache *cache, blk_t blk);
 
 struct mapping;
 
-/* shared; where the writing engine attaches: `dirty` and `writeback` are further bits of state */
+/*
+ * The parts of a page: one bit a KiB, so that blocks smaller than a page can be dirty alone.  With
+ * blocks of a page or more all four bits go together.
+ */
+#define PAGE_PART_BITS 10
+#define PAGE_ALL_PARTS 0xfu
+
+/* shared */
 struct page {
-	_Atomic uint32_t state; /* a: lock bit, uptodate, how recently it was asked for */
+	_Atomic uint32_t state; /* a: lock bit, uptodate, dirty, writeback, how recently used */
 	_Atomic uint32_t refs;	/* a */
 	pgoff_t index;		/* i>0: its place in the file */
-	uint8_t *data;		/* c: PAGE_BYTES; stable while locked */
+	uint8_t *data;		/* PAGE_BYTES; stable while locked or referenced, see M6 */
 	/* changed under the mapping's lock, exclusive: in whose index it is; NULL once it left */
 	_Atomic(struct mapping *) mapping;
 	struct slab *slab; /* c */
 	int error;	   /* page lock: of the read that failed */
+	uint8_t dirty;	   /* page lock: parts that differ from what is on disk */
+	uint8_t reserved;  /* page lock: of these, parts whose block has no place yet */
 };
 
 /*
@@ -119,23 +152,47 @@ struct page {
  *
  * fill: read the bytes of @count neighbouring pages, ascending, all locked and not uptodate, into
  * their data; what lies behind the end of the file is zeroed.  Called with `invalidate` held shared
- * and no rank above `page`.  All or nothing.
+ * (or the inode's lock, exclusive) and no rank above `page`.  All or nothing.
+ *
+ * writepages: write dirty pages of [@first, @last] and make them clean; see writeback.c for how a
+ * page goes through it.  Called with no rank from `commit` on; may start handles.  It goes on after
+ * an error as far as that makes sense and returns the first one; what could not be written is dirty
+ * again.
+ *
+ * drop: a locked dirty page is about to be thrown away (truncate, punch): give back what was
+ * reserved for its parts.
+ *
+ * hold, release: a file with dirty pages is referenced by the cache; release only queues (M2).
+ *
+ * mkclean, zap: page-table entries of a page are write-protected, or those of [@first, @last]
+ * removed, before the page is cleaned or taken away.  NULL where nothing is mapped.
  */
 struct mapping_ops {
 	int (*fill)(struct mapping *m, struct page *const *pages, size_t count);
+	int (*writepages)(struct mapping *m, pgoff_t first, pgoff_t last);
+	void (*drop)(struct mapping *m, struct page *page);
+	void (*hold)(struct mapping *m);
+	void (*release)(struct mapping *m);
+	void (*mkclean)(struct mapping *m, struct page *page);
+	void (*zap)(struct mapping *m, pgoff_t first, pgoff_t last);
 };
 
 /* shared: all pages of one file; embedded in the inode */
 struct mapping {
 	struct rwlock lock; /* RANK_mapping */
 	struct xarray pages GUARDED(&lock);
-	bool used GUARDED(&lock);      /* it has had pages */
-	const struct mapping_ops *ops; /* c */
-	struct cache *cache;	       /* c */
+	struct xarray dirty GUARDED(&lock); /* those of pages[] that are dirty, each referenced */
+	bool used GUARDED(&lock);	    /* it has had pages */
+	const struct mapping_ops *ops;	    /* c */
+	struct cache *cache;		    /* c */
+	struct list dirty_link;		    /* dirty: in the cache's list, oldest first */
+	uint64_t dirtied_ns;		    /* dirty: since when */
+	/* a: counts failed writebacks, see mapping_error(); the last error in the lower bits */
+	_Atomic uint64_t error_seq;
 };
 
 void mapping_init(struct mapping *m, struct cache *cache, const struct mapping_ops *ops);
-/* Evicts all its pages, none of which may be referenced. */
+/* Evicts all its pages, none of which may be referenced or dirty. */
 void mapping_finish(struct mapping *m);
 
 #define PAGES_BATCH_MAX 256u
@@ -149,5 +206,83 @@ void mapping_finish(struct mapping *m);
 int pages_get(struct mapping *m, pgoff_t first, size_t count, size_t ahead, struct page **ret_pages)
 	MUST_CHECK;
 void pages_put(struct page *const *pages, size_t count);
+
+/*
+ * ---- pages that change: page.c -----------------------------------------------------------------
+ */
+
+/*
+ * The page @index, locked and referenced, made if it is not there: then it is not uptodate, and the
+ * caller fills it (page_fill()) or writes all of it and says page_set_uptodate().  Waits for no
+ * I/O but that of others who hold the page's lock.  Requires that nobody can truncate here (inode
+ * lock, or `invalidate`), and no rank from `page` on but locks of earlier pages of @m.
+ */
+int page_grab(struct mapping *m, pgoff_t index, struct page **ret_page) MUST_CHECK;
+/* The same, but NULL if it is not in memory. */
+struct page *page_grab_present(struct mapping *m, pgoff_t index);
+void page_lock(struct page *page);
+void page_unlock(struct page *page);
+void page_unlock_put(struct page *page);
+bool page_is_uptodate(struct page *page);
+void page_set_uptodate(struct page *page); /* locked */
+/* Reads a locked page that is not uptodate. */
+int page_fill(struct mapping *m, struct page *page) MUST_CHECK;
+
+/*
+ * Marks parts of a locked, uptodate page dirty; the only way a page becomes so.  The cache then
+ * holds it, and its file, until it is clean.  -ENOMEM: it is as before.  Never waits: throttling
+ * is cache_throttle()'s, before anything is locked.
+ */
+int page_set_dirty(struct page *page, uint8_t parts) MUST_CHECK;
+bool page_is_dirty(struct page *page);
+
+/*
+ * ---- writeback: writeback.c --------------------------------------------------------------------
+ */
+
+/*
+ * For ops->writepages().  References to up to @max neighbouring dirty pages, the first of them at
+ * or behind *@first and none behind @last; *@first is moved behind them.  0: there are no more.
+ */
+size_t mapping_find_dirty(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
+			  size_t max);
+/*
+ * A locked dirty page that is not under writeback: its entries are write-protected, then it is
+ * clean and under writeback, then the caller may unlock it and write its bytes, which change
+ * meanwhile only as far as the reader of a torn write would see.  *ret_parts: what was dirty.
+ */
+void page_start_writeback(struct page *page, uint8_t *ret_parts);
+/*
+ * The end of it.  @err < 0: @parts are dirty again, and the error is remembered for fsync, once per
+ * call of mapping_error().  Wakes who waits.
+ */
+void page_end_writeback(struct page *page, uint8_t parts, int err);
+bool page_is_writeback(struct page *page);
+/* Waits until a referenced page is not under writeback; no rank from `writeback` on is held. */
+void page_wait_writeback(struct page *page);
+
+/*
+ * Writes what is dirty in [@first, @last] and waits for it.  First error.  No rank from `commit`.
+ */
+int mapping_flush(struct mapping *m, pgoff_t first, pgoff_t last) MUST_CHECK;
+/*
+ * Throws the pages [@first, @last] away, dirty or not, after waiting for their writeback.  Requires
+ * `invalidate` exclusive, and no rank from `writeback` on.
+ */
+void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last);
+/*
+ * Has writeback failed since *@seen?  The error, and *@seen moves on, so each holder hears it once.
+ */
+int mapping_error(struct mapping *m, uint64_t *seen) MUST_CHECK;
+
+/* The flusher: a thread that writes what has been dirty for long, or when there is much of it. */
+int cache_start_flusher(struct cache *cache, uint64_t dirty_max_bytes) MUST_CHECK;
+void cache_stop_flusher(struct cache *cache);
+/*
+ * Waits while too much is dirty; nothing may be held.  An error: what is dirty cannot be written.
+ */
+int cache_throttle(struct cache *cache) MUST_CHECK;
+/* mapping_flush() of every file that was dirty when it was called. */
+int cache_flush(struct cache *cache) MUST_CHECK;
 
 #endif

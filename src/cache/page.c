@@ -31,22 +31,22 @@ _Static_assert(PAGE_COUNTS == 16, "counts_of() takes four bits");
 
 /* ---- lock bit, states ------------------------------------------------------------------------ */
 
-static void page_lock(struct page *page)
+void page_lock(struct page *page)
 {
 	bit_lock(&page->state, STATE_LOCK, RANK_page, page->index);
 }
 
-static void page_unlock(struct page *page)
+void page_unlock(struct page *page)
 {
 	bit_unlock(&page->state, STATE_LOCK, RANK_page);
 }
 
-static bool page_is_uptodate(struct page *page)
+bool page_is_uptodate(struct page *page)
 {
 	return atomic_load_explicit(&page->state, memory_order_acquire) & STATE_UPTODATE;
 }
 
-static void page_set_uptodate(struct page *page)
+void page_set_uptodate(struct page *page)
 {
 	atomic_fetch_or_explicit(&page->state, STATE_UPTODATE, memory_order_release);
 }

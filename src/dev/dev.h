@@ -25,8 +25,19 @@ struct dev_ops {
 	const char *name;
 	int (*read)(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
 		    uint64_t bytes);
-	/* NULL: the device is read-only and dev_write() gives -EROFS. */
-	int (*write)(struct dev *d, uint64_t offset, const void *data, size_t bytes);
+	/*
+	 * NULL: the device is read-only and dev_write() gives -EROFS.  What it wrote is seen by
+	 * reads at once, and durable after the next flush.
+	 */
+	int (*write)(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+		     uint64_t bytes);
+	/*
+	 * Everything written before it was called is durable when it returns 0.  NULL: nothing to
+	 * do.
+	 */
+	int (*flush)(struct dev *d);
+	/* A hint that the bytes are not needed any more; they may read as anything.  NULL: none. */
+	void (*discard)(struct dev *d, uint64_t offset, uint64_t bytes);
 	/* See dev_redirect(); NULL: -EOPNOTSUPP. */
 	int (*redirect)(struct dev *d, uint64_t offset, struct dev *source, uint64_t source_offset);
 	/* A hint; NULL: none. */
@@ -37,6 +48,9 @@ struct dev_ops {
 struct dev_stats {
 	_Atomic uint64_t reads;
 	_Atomic uint64_t bytes_read;
+	_Atomic uint64_t writes;
+	_Atomic uint64_t bytes_written;
+	_Atomic uint64_t flushes;
 };
 
 struct dev {
@@ -53,6 +67,15 @@ int dev_read(struct dev *d, uint64_t offset, void *buf, size_t bytes) MUST_CHECK
 /* The same into @iov, at most DEV_IOV_MAX pieces, in one request. */
 int dev_readv(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count) MUST_CHECK;
 int dev_write(struct dev *d, uint64_t offset, const void *data, size_t bytes) MUST_CHECK;
+/* The same from @iov, at most DEV_IOV_MAX pieces, in one request. */
+int dev_writev(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count) MUST_CHECK;
+/*
+ * Makes durable what was written before.  A flush that failed must not be tried again as if nothing
+ * had been lost: the caller gives up (aborts the journal).
+ */
+int dev_flush(struct dev *d) MUST_CHECK;
+void dev_discard(struct dev *d, uint64_t offset, uint64_t bytes);
+bool dev_is_writable(const struct dev *d);
 /*
  * Instead of a write of one block: from now on @d has at @offset what @source has at @source_offset
  * now, which is not copied.  -EOPNOTSUPP, without text: @d cannot do this, or not from there; write
@@ -62,7 +85,7 @@ int dev_redirect(struct dev *d, uint64_t offset, struct dev *source, uint64_t so
 		 size_t bytes) MUST_CHECK;
 void dev_prefetch(struct dev *d, uint64_t offset, uint64_t bytes);
 /* Requests that reached the bottom device of the stack. */
-void dev_bottom_stats(const struct dev *d, uint64_t *ret_reads, uint64_t *ret_bytes);
+const struct dev_stats *dev_bottom_stats(const struct dev *d);
 void dev_close(struct dev *d); /* NULL is fine; closes what is below too */
 
 /* For implementations: fills the common part. */
@@ -72,13 +95,18 @@ void dev_init(struct dev *d, const struct dev_ops *ops, uint64_t size, struct de
 
 enum dev_file_flag {
 	DEV_FILE_NOLOCK = 1u << 0, /* take no lock and look for no other users */
+	/*
+	 * For writing: the OFD lock is exclusive, so nobody else reads it either, and a file that
+	 * backs any loop device, also a read-only one, is refused.
+	 */
+	DEV_FILE_WRITE = 1u << 1,
 };
 
 /*
- * The part [@offset, @offset + @length) of a regular file or block device, opened read-only;
- * @length 0: up to the end.  Unless NOLOCK: takes a shared OFD lock, opens block devices O_EXCL,
- * and refuses with -EBUSY a file that somebody holds locked for writing or that backs a writable
- * loop device (which an OFD lock does not see), naming the user.
+ * The part [@offset, @offset + @length) of a regular file or block device, opened read-only
+ * unless DEV_FILE_WRITE; @length 0: up to the end.  Unless NOLOCK: takes a shared OFD lock, opens
+ * block devices O_EXCL, and refuses with -EBUSY a file that somebody holds locked for writing or
+ * that backs a writable loop device (which an OFD lock does not see), naming the user.
  */
 int dev_file_open(const char *path, uint64_t offset, uint64_t length, uint32_t flags,
 		  struct dev **ret_dev) MUST_CHECK;
@@ -95,11 +123,22 @@ int dev_file_open_fd(int fd, uint64_t offset, uint64_t length, uint32_t flags, s
 int dev_overlay_create(struct dev *below, uint32_t block_size, struct dev **ret_dev) MUST_CHECK;
 
 /*
- * For tests: a device in the caller's memory, and a filter that fails the @nth read from now (1:
- * the next) with -EIO; 0: none.
+ * For tests: a device in the caller's memory, and a filter that fails the @nth read, write or flush
+ * from now (1: the next) with -EIO; 0: none.
  */
 int dev_ram_create(void *data, uint64_t size, struct dev **ret_dev) MUST_CHECK;
 int dev_fail_create(struct dev *below, struct dev **ret_dev) MUST_CHECK;
 void dev_fail_nth_read(struct dev *d, uint64_t nth);
+void dev_fail_nth_write(struct dev *d, uint64_t nth);
+void dev_fail_nth_flush(struct dev *d, uint64_t nth);
+
+/*
+ * A filter that appends every write (offset, bytes, data) and flush, in the order in which they
+ * were issued, to the file @log_path: see record.c for the format.  The crash tester rebuilds
+ * images from it.
+ */
+int dev_record_create(struct dev *below, const char *log_path, struct dev **ret_dev) MUST_CHECK;
+/* A mark in the log: what was acknowledged before it must survive a cut behind it. */
+void dev_record_mark(struct dev *d, uint64_t mark);
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A filter that fails the read the test has chosen, once; everything else passes.
+ * A filter that fails the read, write or flush the test has chosen, once; everything else passes.
  *
- * Fails before the device below is asked, so a failed read leaves the caller's memory untouched.
+ * Fails before the device below is asked: a failed read leaves the caller's memory untouched, a
+ * failed write the device.
  */
 #include "dev/dev.h"
 
@@ -13,8 +14,11 @@
 /* shared */
 struct fail_dev {
 	struct dev dev;
-	struct mutex lock;		    /* RANK_fail */
-	uint64_t reads_left GUARDED(&lock); /* up to the one that fails, with it; 0: none fails */
+	struct mutex lock; /* RANK_fail */
+	/* Up to the one that fails, with it; 0: none fails. */
+	uint64_t reads_left GUARDED(&lock);
+	uint64_t writes_left GUARDED(&lock);
+	uint64_t flushes_left GUARDED(&lock);
 };
 
 static const struct dev_ops fail_ops;
@@ -25,14 +29,14 @@ static struct fail_dev *fail_of(struct dev *d)
 	return container_of(d, struct fail_dev, dev);
 }
 
-static bool is_the_one(struct fail_dev *f)
+static bool is_the_one(struct fail_dev *f, uint64_t *left)
 {
 	bool hit;
 
 	mutex_lock(&f->lock);
-	hit = f->reads_left == 1;
-	if (f->reads_left > 0)
-		f->reads_left--;
+	hit = *left == 1;
+	if (*left > 0)
+		(*left)--;
 	mutex_unlock(&f->lock);
 	return hit;
 }
@@ -40,15 +44,37 @@ static bool is_the_one(struct fail_dev *f)
 static int fail_read(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
 		     uint64_t bytes)
 {
-	if (is_the_one(fail_of(d)))
+	struct fail_dev *f = fail_of(d);
+
+	if (is_the_one(f, &f->reads_left))
 		return fail(-EIO, "injected error reading %llu bytes at offset %llu",
 			    (unsigned long long)bytes, (unsigned long long)offset);
 	return dev_readv(d->below, offset, iov, iov_count);
 }
 
-static int fail_write(struct dev *d, uint64_t offset, const void *data, size_t bytes)
+static int fail_write(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+		      uint64_t bytes)
 {
-	return dev_write(d->below, offset, data, bytes);
+	struct fail_dev *f = fail_of(d);
+
+	if (is_the_one(f, &f->writes_left))
+		return fail(-EIO, "injected error writing %llu bytes at offset %llu",
+			    (unsigned long long)bytes, (unsigned long long)offset);
+	return dev_writev(d->below, offset, iov, iov_count);
+}
+
+static int fail_flush(struct dev *d)
+{
+	struct fail_dev *f = fail_of(d);
+
+	if (is_the_one(f, &f->flushes_left))
+		return fail(-EIO, "injected error flushing");
+	return dev_flush(d->below);
+}
+
+static void fail_discard(struct dev *d, uint64_t offset, uint64_t bytes)
+{
+	dev_discard(d->below, offset, bytes);
 }
 
 static void fail_prefetch(struct dev *d, uint64_t offset, uint64_t bytes)
@@ -68,6 +94,8 @@ static const struct dev_ops fail_ops = {
 	.name = "fail",
 	.read = fail_read,
 	.write = fail_write,
+	.flush = fail_flush,
+	.discard = fail_discard,
 	.prefetch = fail_prefetch,
 	.close = fail_close,
 };
@@ -84,11 +112,24 @@ int dev_fail_create(struct dev *below, struct dev **ret_dev)
 	return 0;
 }
 
+static void plan(struct fail_dev *f, uint64_t *left, uint64_t nth)
+{
+	mutex_lock(&f->lock);
+	*left = nth;
+	mutex_unlock(&f->lock);
+}
+
 void dev_fail_nth_read(struct dev *d, uint64_t nth)
 {
-	struct fail_dev *f = fail_of(d);
+	plan(fail_of(d), &fail_of(d)->reads_left, nth);
+}
 
-	mutex_lock(&f->lock);
-	f->reads_left = nth;
-	mutex_unlock(&f->lock);
+void dev_fail_nth_write(struct dev *d, uint64_t nth)
+{
+	plan(fail_of(d), &fail_of(d)->writes_left, nth);
+}
+
+void dev_fail_nth_flush(struct dev *d, uint64_t nth)
+{
+	plan(fail_of(d), &fail_of(d)->flushes_left, nth);
 }

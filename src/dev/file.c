@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A part of an image file or block device, opened read-only.
+ * A part of an image file or block device.
  *
  * Most of this file answers one question: is somebody else changing this image?  Reading under a
  * live file system gives nonsense, and replaying its journal destroys it.  There is no one lock
@@ -40,6 +40,7 @@
 struct file_dev {
 	struct dev dev;
 	int fd;		/* c: our own open file description where one could be had */
+	bool is_block;	/* c */
 	uint64_t start; /* c: of the part, in the file */
 	_Atomic uint64_t recent[PREFETCH_RECENT]; /* a: windows lately asked for, plus 1 */
 };
@@ -48,7 +49,8 @@ struct file_dev {
 struct image {
 	const char *name; /* for messages */
 	int fd;
-	bool is_shared; /* fd is a duplicate of the caller's: locks on it would be the caller's */
+	bool is_shared;	 /* fd is a duplicate of the caller's: locks on it would be the caller's */
+	short lock_type; /* F_RDLCK, or F_WRLCK to write */
 	struct stat st;
 };
 
@@ -73,19 +75,23 @@ static int iov_advance(struct iovec *iov, int iov_count, size_t bytes)
 	return i;
 }
 
+enum direction { READ, WRITE };
+
 /* One system call's worth, at least a byte. */
-static int read_some(const struct file_dev *f, uint64_t at, const struct iovec *iov, int iov_count,
-		     size_t *ret_bytes)
+static int transfer_some(const struct file_dev *f, enum direction direction, uint64_t at,
+			 const struct iovec *iov, int iov_count, size_t *ret_bytes)
 {
 	ssize_t n;
 
-	do
-		n = preadv(f->fd, iov, iov_count, (off_t)at);
-	while (n < 0 && errno == EINTR);
+	do {
+		n = direction == READ ? preadv(f->fd, iov, iov_count, (off_t)at)
+				      : pwritev(f->fd, iov, iov_count, (off_t)at);
+	} while (n < 0 && errno == EINTR);
 
 	if (n < 0)
-		return fail(-errno, "cannot read at byte %llu of the image: %s",
-			    (unsigned long long)at, strerror(errno));
+		return fail(-errno, "cannot %s at byte %llu of the image: %s",
+			    direction == READ ? "read" : "write", (unsigned long long)at,
+			    strerror(errno));
 	if (n == 0)
 		return fail(-EIO, "the image ends at byte %llu: it shrank while it was open",
 			    (unsigned long long)at);
@@ -93,28 +99,56 @@ static int read_some(const struct file_dev *f, uint64_t at, const struct iovec *
 	return 0;
 }
 
-static int file_read(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
-		     uint64_t bytes)
+static int transfer(const struct file_dev *f, enum direction direction, uint64_t offset,
+		    const struct iovec *iov, int iov_count, uint64_t bytes)
 {
-	const struct file_dev *f = file_of(d);
 	struct iovec rest[DEV_IOV_MAX];
 	uint64_t at = f->start + offset;
 	size_t n = 0;
 	int first = 0;
-	int err = read_some(f, at, iov, iov_count, &n);
+	int err = transfer_some(f, direction, at, iov, iov_count, &n);
 
 	if (err < 0 || n == bytes)
 		return err;
 
-	/* Short, as very large requests are: go on behind what came. */
+	/* Short, as very large requests are: go on behind what was done. */
 	memcpy(rest, iov, (size_t)iov_count * sizeof(*iov));
 	while (err == 0 && n < bytes) {
 		at += n;
 		bytes -= n;
 		first += iov_advance(rest + first, iov_count - first, n);
-		err = read_some(f, at, rest + first, iov_count - first, &n);
+		err = transfer_some(f, direction, at, rest + first, iov_count - first, &n);
 	}
 	return err;
+}
+
+static int file_read(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+		     uint64_t bytes)
+{
+	return transfer(file_of(d), READ, offset, iov, iov_count, bytes);
+}
+
+static int file_write(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+		      uint64_t bytes)
+{
+	return transfer(file_of(d), WRITE, offset, iov, iov_count, bytes);
+}
+
+static int file_flush(struct dev *d)
+{
+	if (fdatasync(file_of(d)->fd) < 0)
+		return fail(-errno, "cannot make the image durable: %s", strerror(errno));
+	return 0;
+}
+
+/* Only a file's: to discard on a block device is for those who asked for it. */
+static void file_discard(struct dev *d, uint64_t offset, uint64_t bytes)
+{
+	const struct file_dev *f = file_of(d);
+
+	if (!f->is_block)
+		(void)fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				(off_t)(f->start + offset), (off_t)bytes);
 }
 
 /*
@@ -150,9 +184,19 @@ static void file_close(struct dev *d)
 	mem_free(file_of(d));
 }
 
-static const struct dev_ops file_ops = {
+static const struct dev_ops file_read_ops = {
 	.name = "file",
 	.read = file_read,
+	.prefetch = file_prefetch,
+	.close = file_close,
+};
+
+static const struct dev_ops file_write_ops = {
+	.name = "file",
+	.read = file_read,
+	.write = file_write,
+	.flush = file_flush,
+	.discard = file_discard,
 	.prefetch = file_prefetch,
 	.close = file_close,
 };
@@ -182,20 +226,23 @@ static bool qemu_may_write(int fd)
 
 static int refuse_locked(const struct image *img)
 {
-	struct flock holder = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
+	struct flock holder = { .l_type = img->lock_type, .l_whence = SEEK_SET };
+	const char *what = "in use by";
 
+	if (fcntl(img->fd, F_OFD_GETLK, &holder) < 0 || holder.l_type == F_UNLCK)
+		holder.l_pid = 0;
+	else if (holder.l_type == F_WRLCK)
+		what = "locked for writing by";
 	/* Only classic locks have an owner with a number; an OFD lock gives -1. */
-	if (fcntl(img->fd, F_OFD_GETLK, &holder) == 0 && holder.l_type != F_UNLCK &&
-	    holder.l_pid > 0)
-		return fail(-EBUSY, "%s is locked for writing by process %d", img->name,
-			    (int)holder.l_pid);
-	return fail(-EBUSY, "%s is locked for writing by another program", img->name);
+	if (holder.l_pid > 0)
+		return fail(-EBUSY, "%s is %s process %d", img->name, what, (int)holder.l_pid);
+	return fail(-EBUSY, "%s is %s another program", img->name, what);
 }
 
 /* On a description that is the caller's we only look: our lock would replace the caller's own. */
-static bool is_locked_for_writing(const struct image *img)
+static bool is_locked(const struct image *img)
 {
-	struct flock lock = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
+	struct flock lock = { .l_type = img->lock_type, .l_whence = SEEK_SET };
 
 	if (img->is_shared)
 		return fcntl(img->fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
@@ -203,12 +250,12 @@ static bool is_locked_for_writing(const struct image *img)
 	return fcntl(img->fd, F_OFD_SETLK, &lock) < 0 && (errno == EAGAIN || errno == EACCES);
 }
 
-static int lock_shared(const struct image *img)
+static int lock_image(const struct image *img)
 {
 	if (qemu_may_write(img->fd))
 		return fail(-EBUSY, "%s is the disk of a running virtual machine (QEMU)",
 			    img->name);
-	if (is_locked_for_writing(img))
+	if (is_locked(img))
 		return refuse_locked(img);
 	return 0;
 }
@@ -271,10 +318,11 @@ static bool is_deleted_path(const char *path)
 	return len >= sizeof(suffix) - 1 && strcmp(path + len - (sizeof(suffix) - 1), suffix) == 0;
 }
 
-/* Can @loop write into the file that @st describes? */
-static bool loop_writes_to(int sys_block, const char *loop, const struct stat *st)
+/* Does @loop lie over the file that @st describes, and can it write into it, if we only read? */
+static bool loop_hinders(int sys_block, const char *loop, const struct image *img)
 {
 	char attribute[64], path[PATH_MAX + 32];
+	const struct stat *st = &img->st;
 	struct stat backing;
 
 	(void)snprintf(attribute, sizeof(attribute), "%s/loop/backing_file", loop);
@@ -286,6 +334,8 @@ static bool loop_writes_to(int sys_block, const char *loop, const struct stat *s
 	} else if (!is_same_file(&backing, st)) {
 		return false;
 	}
+	if (img->lock_type == F_WRLCK)
+		return true; /* who reads there would see us write */
 
 	(void)snprintf(attribute, sizeof(attribute), "%s/ro", loop);
 	return !read_attribute(sys_block, attribute, path, sizeof(path)) || strcmp(path, "1") != 0;
@@ -302,7 +352,7 @@ static int refuse_loop_backing(const struct image *img)
 	while (err == 0 && (entry = readdir(dir)) != NULL) {
 		if (strncmp(entry->d_name, "loop", 4) != 0 || strlen(entry->d_name) > 32)
 			continue;
-		if (loop_writes_to(dirfd(dir), entry->d_name, &img->st))
+		if (loop_hinders(dirfd(dir), entry->d_name, img))
 			err = fail(-EBUSY, "%s backs /dev/%s, which is in use", img->name,
 				   entry->d_name);
 	}
@@ -324,7 +374,8 @@ static int open_flags(const struct image *img, uint32_t flags)
 {
 	bool exclusive = S_ISBLK(img->st.st_mode) && !(flags & DEV_FILE_NOLOCK);
 
-	return O_RDONLY | O_CLOEXEC | O_NOCTTY | (exclusive ? O_EXCL : 0);
+	return (flags & DEV_FILE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOCTTY |
+	       (exclusive ? O_EXCL : 0);
 }
 
 static int fail_open(const struct image *img, int err)
@@ -367,7 +418,7 @@ static int check_window(const struct image *img, uint64_t offset, uint64_t *leng
 
 static int check_users(const struct image *img)
 {
-	int err = lock_shared(img);
+	int err = lock_image(img);
 
 	return err < 0 ? err : refuse_loop_backing(img);
 }
@@ -379,7 +430,10 @@ static int image_to_dev(struct image *img, uint64_t offset, uint64_t length, uin
 	struct file_dev *f = NULL;
 	int err;
 
+	img->lock_type = flags & DEV_FILE_WRITE ? F_WRLCK : F_RDLCK;
 	err = fstat(img->fd, &img->st) == 0 ? check_kind(img) : fail_open(img, -errno);
+	if (err == 0 && (flags & DEV_FILE_WRITE) && (fcntl(img->fd, F_GETFL) & O_ACCMODE) != O_RDWR)
+		err = fail(-EACCES, "%s is open for reading only", img->name);
 	if (err == 0 && !(flags & DEV_FILE_NOLOCK))
 		err = check_users(img);
 	if (err == 0)
@@ -392,8 +446,9 @@ static int image_to_dev(struct image *img, uint64_t offset, uint64_t length, uin
 		(void)close(img->fd);
 		return err;
 	}
-	dev_init(&f->dev, &file_ops, length, NULL);
+	dev_init(&f->dev, flags & DEV_FILE_WRITE ? &file_write_ops : &file_read_ops, length, NULL);
 	f->fd = img->fd;
+	f->is_block = S_ISBLK(img->st.st_mode);
 	f->start = offset;
 	*ret_dev = &f->dev;
 	return 0;

@@ -259,22 +259,34 @@ static int write_locked(struct overlay_dev *o, uint64_t index, const uint8_t *da
 }
 
 /* After -ENOMEM the first blocks may be the new ones: as when a disk fails in the middle. */
-static int overlay_write(struct dev *d, uint64_t offset, const void *data, size_t bytes)
+static int write_piece(struct overlay_dev *o, uint64_t index, const struct iovec *piece)
 {
-	struct overlay_dev *o = overlay_of(d);
-	const uint8_t *from = data;
-	uint64_t index = offset / o->block_size;
-
-	assert(offset % o->block_size == 0);
-	assert(bytes % o->block_size == 0);
-	for (; bytes > 0; bytes -= o->block_size, from += o->block_size, index++) {
+	assert(piece->iov_len % o->block_size == 0);
+	for (size_t at = 0; at < piece->iov_len; at += o->block_size, index++) {
 		int err;
 
 		rwlock_write(&o->lock);
-		err = write_locked(o, index, from);
+		err = write_locked(o, index, (const uint8_t *)piece->iov_base + at);
 		rwlock_write_unlock(&o->lock);
 		if (err < 0)
 			return err;
+	}
+	return 0;
+}
+
+static int overlay_write(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+			 uint64_t bytes UNUSED)
+{
+	struct overlay_dev *o = overlay_of(d);
+	uint64_t index = offset / o->block_size;
+
+	assert(offset % o->block_size == 0);
+	for (int i = 0; i < iov_count; i++) {
+		int err = write_piece(o, index, &iov[i]);
+
+		if (err < 0)
+			return err;
+		index += iov[i].iov_len / o->block_size;
 	}
 	return 0;
 }

@@ -29,9 +29,15 @@ static int ram_read(struct dev *d, uint64_t offset, const struct iovec *iov, int
 	return 0;
 }
 
-static int ram_write(struct dev *d, uint64_t offset, const void *data, size_t bytes)
+static int ram_write(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+		     uint64_t bytes UNUSED)
 {
-	memcpy(ram_of(d)->data + offset, data, bytes);
+	uint8_t *to = ram_of(d)->data + offset;
+
+	for (int i = 0; i < iov_count; to += iov[i].iov_len, i++) {
+		if (iov[i].iov_len != 0)
+			memcpy(to, iov[i].iov_base, iov[i].iov_len);
+	}
 	return 0;
 }
 

@@ -2,9 +2,9 @@
 /*
  * ext4 proper: one open file system, its inodes, and what they hold.
  *
- * The types here are those of the concurrent engine; the functions are the reading half.  Locks are
- * taken in the order of sync/lockranks.h; each function says which it takes (none of them may be
- * held already) or requires.
+ * This header is what reading needs, and inodes as they change; balloc.h, map.h, dir.h, xattr.h and
+ * quota.h are the rest of the writing half.  Locks are taken in the order of sync/lockranks.h; each
+ * function says which it takes (none of them may be held already) or requires.
  */
 #ifndef FS_FS_H
 #define FS_FS_H
@@ -14,7 +14,7 @@
 #include "disk/geom.h"
 #include "disk/verify.h"
 #include "dev/dev.h"
-#include "journal/journal.h"
+#include "journal/handle.h"
 #include "sync/sync.h"
 #include "uext4.h" /* for its plain structs only: dirent, info, extent, time */
 
@@ -22,8 +22,23 @@ struct inode;
 struct icache;
 struct fc_view;
 struct fc_inode;
+struct balloc;
+struct prealloc;
+struct quota;
+struct dquot;
 
 /* ---- the file system: super.c, group.c, orphan.c ------------------------------------------- */
+
+/*
+ * What a commit says about file data.  ORDERED: it is on disk before what makes it visible; it is
+ * how writeback works here (M2), so WRITEBACK is the same.  JOURNAL: data goes through the log.
+ */
+enum fs_data_mode { FS_DATA_ORDERED, FS_DATA_JOURNAL, FS_DATA_WRITEBACK };
+
+/* What happens when the structure on disk turns out to be wrong: s_errors. */
+enum fs_errors { FS_ERRORS_CONTINUE = 1, FS_ERRORS_RO = 2, FS_ERRORS_PANIC = 3 };
+
+struct freeze;
 
 /* shared; all `c` but for what is behind pointers */
 struct uext4_fs {
@@ -40,6 +55,25 @@ struct uext4_fs {
 	bool counted GUARDED(&count_lock);  /* the sums below are known */
 	uint64_t blocks_free GUARDED(&count_lock);
 	uint32_t inodes_free GUARDED(&count_lock);
+
+	/* The writing half; all NULL or 0 where the image is open for reading. */
+	struct txn_log *log;   /* c: NULL: read-only; every change goes through it */
+	struct balloc *balloc; /* c */
+	struct quota *quota;   /* c: NULL without the features */
+	bool writable; /* c: opened for writing; fs_check_writable() knows of errors since */
+	enum fs_data_mode data_mode; /* c */
+	bool delalloc;		     /* c */
+	uint16_t resuid, resgid;     /* c: who may use the reserved blocks */
+	struct mutex super_lock;     /* RANK_super */
+	/*
+	 * The superblock's block, referenced while writable.  `super` above is what was read at
+	 * open; what changes (orphans, features, counts) changes here, in a handle.
+	 */
+	struct buf *super_buf GUARDED(&super_lock);
+	struct list orphans GUARDED(&super_lock); /* of struct inode: newest first, as on disk */
+	struct mutex rename_lock;		  /* RANK_rename */
+	struct freeze *freeze;			  /* c: freeze.c */
+	_Atomic int error;			  /* a: the first that made it read-only */
 };
 
 struct fs_options {
@@ -48,8 +82,19 @@ struct fs_options {
 	uint64_t cache_bytes;
 	bool norecovery; /* show it as it lies */
 	bool nolock;	 /* do not look for other users (MMP) */
-	struct dev
-		*journal_dev; /* external journal, or NULL; the caller's, used during open only */
+	/*
+	 * External journal, or NULL; the caller's, used during open only, or, when writing, until
+	 * close.
+	 */
+	struct dev *journal_dev;
+	/* for writing; the device is writable */
+	bool write;
+	enum fs_data_mode data_mode;
+	bool nodelalloc;
+	bool no_barrier;
+	enum fs_errors errors;	     /* 0: as the superblock says */
+	uint32_t commit_interval_ms; /* 0: default */
+	uint64_t dirty_max_bytes;    /* 0: half of the cache */
 };
 
 /*
@@ -60,7 +105,33 @@ struct fs_options {
  */
 int fs_open(struct dev *dev, const struct fs_options *options, const struct mapping_ops *file_ops,
 	    struct uext4_fs **ret_fs) MUST_CHECK;
-void fs_close(struct uext4_fs *fs);
+/*
+ * Ends it: writes all that is dirty, commits, checkpoints, marks the image clean.  The first error
+ * of that; @fs is gone all the same.  Nothing of it may be referenced.
+ */
+int fs_close(struct uext4_fs *fs);
+
+/* 0; -EROFS if the image was opened for reading; the error after which it became read-only. */
+int fs_check_writable(struct uext4_fs *fs) MUST_CHECK;
+/*
+ * The disk lies, and it was found while changing it: applies the error policy, notes it in the
+ * superblock (s_error_count and the like), and returns @err.  Callable with anything held.
+ */
+int fs_error(struct uext4_fs *fs, int err, uint32_t ino, blk_t blk);
+/* A feature that was not on is needed from now on (large_file, ...): sets it, in @h (1 credit). */
+int fs_set_ro_compat(struct handle *h, struct uext4_fs *fs, uint32_t feature) MUST_CHECK;
+/* Everything dirty is written and committed.  Nothing held. */
+int fs_sync(struct uext4_fs *fs) MUST_CHECK;
+
+/*
+ * A modifying call is inside (rank freeze_write); waits while the image is frozen.  -EROFS as
+ * fs_check_writable(), nothing is held then.
+ */
+int fs_write_begin(struct uext4_fs *fs) MUST_CHECK;
+void fs_write_end(struct uext4_fs *fs);
+/* No modifying call is inside when it returns, everything is on disk, the log is empty. */
+int fs_freeze(struct uext4_fs *fs) MUST_CHECK;
+int fs_thaw(struct uext4_fs *fs) MUST_CHECK;
 
 /* Group descriptor @group, verified; short descriptors are widened with zeros. */
 int group_desc_read(struct uext4_fs *fs, uint32_t group, struct ext4_group_desc *ret) MUST_CHECK;
@@ -106,13 +177,37 @@ struct inode {
 	_Atomic uint64_t read_next; /* a: where a sequential reader would go on; a hint */
 
 	enum inode_state state; /* xattr_lock */
-	uint64_t size; /* atomic in effect: changed under lock + xattr_lock, read under either */
+	/*
+	 * The size in memory: changed under lock + xattr_lock, read under either.  raw->i_size is
+	 * that on disk: it follows when the bytes are written.
+	 */
+	uint64_t size;
 	const struct fc_inode *fc; /* c: fast-commit changes to extents or entries, or NULL */
 	/*
 	 * The inode as on disk, geom.inode_size bytes, verified.  i_block belongs to map_lock
-	 * (BLOCKS) or xattr_lock (INLINE, FAST); the xattr area to xattr_lock; the rest to lock.
+	 * (BLOCKS) or xattr_lock (INLINE, FAST); the xattr area to xattr_lock; i_blocks to
+	 * map_lock; i_size to raw_lock; the rest to lock.  Who changes a byte holds its lock
+	 * exclusive and raw_lock; either suffices to read it.
 	 */
 	struct ext4_inode *raw;
+	struct mutex raw_lock; /* RANK_raw */
+
+	/* The writing half. */
+	_Atomic uint32_t flags;	       /* a: enum inode_flag */
+	_Atomic uint32_t sync_tid;     /* a: the transaction of the last inode_store() */
+	_Atomic uint32_t datasync_tid; /* a: of the last one that fdatasync must wait for */
+	_Atomic uint32_t writers;      /* a: handles open for writing; at 0 preallocation ends */
+	struct list orphan_link;       /* super: in fs->orphans */
+	uint32_t orphan_slot;	       /* super: its place in the orphan file, plus 1; 0: none */
+	struct prealloc *prealloc;     /* group.c's and balloc.c's own locks */
+	struct xarray delayed;	       /* page lock of ... see ops/file: bigalloc only */
+	struct dquot *dquots[3];       /* c once loaded; under lock when owners change */
+};
+
+enum inode_flag {
+	INODE_DIRTY_TIMES = 1u << 0, /* raw has times that inode_store() has not stored */
+	INODE_UNLINKED = 1u << 1,    /* no links: goes with its last reference */
+	INODE_NEW = 1u << 2,	     /* being created: nobody else knows it */
 };
 
 /*
@@ -121,6 +216,14 @@ struct inode {
  */
 int inode_get(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode) MUST_CHECK;
 void inode_put(struct inode *ip); /* NULL is fine; never evicts while a rank is held */
+
+/* One more reference to one that is referenced. */
+void inode_ref(struct inode *ip);
+/*
+ * Finishes inodes whose last reference went while they had no links, in this thread.  At the end of
+ * every call of the API, with nothing held.
+ */
+int inode_reap(struct uext4_fs *fs) MUST_CHECK;
 
 static inline void inode_put_scope(struct inode **pp)
 {
@@ -137,6 +240,22 @@ void icache_forget_one(struct icache *ic, uint32_t ino);
 
 /* Attributes; takes lock and xattr_lock shared. */
 void inode_stat(struct inode *ip, struct uext4_stat *ret);
+
+/*
+ * Locks of several inodes at once: the key of each is its part in the operation, then its number,
+ * so that a parent comes before its child whatever their numbers are.  Two parents: the ancestor
+ * first, else the smaller number, with rename_lock held.
+ */
+enum inode_part { INODE_PARENT, INODE_PARENT2, INODE_CHILD, INODE_CHILD2, INODE_EA };
+
+static inline void inode_lock(struct inode *ip, enum inode_part part) ACQUIRES(ip->lock)
+{
+	rwlock_write_as(&ip->lock, (uint64_t)part << 32 | ip->ino);
+}
+static inline void inode_unlock(struct inode *ip) RELEASES(ip->lock)
+{
+	rwlock_write_unlock(&ip->lock);
+}
 
 static inline bool inode_has_flag(const struct inode *ip, uint32_t flag)
 {
@@ -162,36 +281,72 @@ void inode_verify_arg(const struct inode *ip, struct verify_inode *ret);
  */
 int inode_read_raw(struct uext4_fs *fs, uint32_t ino, struct ext4_inode *raw) MUST_CHECK;
 
+/*
+ * ---- inodes that change: inode_write.c, orphan.c -----------------------------------------------
+ */
+
+#define INODE_STORE_CREDITS 1u
+
+/*
+ * Copies the raw inode, with its checksum, into its buffer in @h.  Everybody who changed raw calls
+ * it in the handle of that change.  Takes raw_lock.  @datasync: fdatasync has to wait for it.
+ */
+int inode_store(struct handle *h, struct inode *ip) MUST_CHECK;
+int inode_store_meta(struct handle *h, struct inode *ip) MUST_CHECK; /* not for fdatasync */
+/* Times that changed in memory only (INODE_DIRTY_TIMES) are stored in a handle of its own. */
+int inode_flush_times(struct inode *ip) MUST_CHECK;
+
+/* Changes of raw under raw_lock, which the caller does not hold. */
+enum inode_time {
+	INODE_ATIME = 1u << 0,
+	INODE_MTIME = 1u << 1,
+	INODE_CTIME = 1u << 2,
+	INODE_CRTIME = 1u << 3
+};
+/*
+ * Sets the times named in @which to now, and counts i_version up if mtime or ctime is among them.
+ */
+void inode_touch(struct inode *ip, uint32_t which);
+void inode_set_time(struct inode *ip, uint32_t which, struct uext4_time t);
+void inode_set_mode(struct inode *ip, uint16_t permissions); /* 07777; the type stays */
+void inode_set_owner(struct inode *ip, uint32_t uid, uint32_t gid);
+void inode_set_links(struct inode *ip, uint32_t links);
+uint32_t inode_links(const struct inode *ip);
+void inode_set_disk_size(struct inode *ip, uint64_t size); /* raw i_size */
+uint64_t inode_disk_size(const struct inode *ip);
+void inode_add_blocks(struct inode *ip, int64_t blocks); /* of the file system; i_blocks */
+void inode_set_flags(struct inode *ip, uint32_t set, uint32_t clear); /* EXT4_*_FL */
+
+struct inode_create {
+	uint16_t mode; /* with type */
+	uint32_t uid, gid, projid;
+	uint32_t flags; /* EXT4_*_FL inherited */
+	uint32_t rdev_major, rdev_minor;
+};
+#define INODE_CREATE_CREDITS (IALLOC_CREDITS + INODE_STORE_CREDITS)
+/*
+ * A new inode, stored, with one reference and the caller's lock on it (exclusive; parent's is
+ * held). Its links are 1 (2 for a directory), its state EMPTY, or for a directory and where extents
+ * are made BLOCKS with an empty map.  @dir: for its place and what is inherited.
+ */
+int inode_create(struct handle *h, struct inode *dir, const struct inode_create *attrs,
+		 struct inode **ret_inode) MUST_CHECK;
+/* What failed behind inode_create() in the same handle: the inode goes again, unlocked and put. */
+void inode_create_undo(struct handle *h, struct inode *ip);
+
+/*
+ * On the orphan list, or in the orphan file (J11).  Idempotent.  Lock exclusive.  ORPHAN_CREDITS.
+ */
+#define ORPHAN_CREDITS 3u
+int orphan_add(struct handle *h, struct inode *ip) MUST_CHECK;
+int orphan_remove(struct handle *h, struct inode *ip) MUST_CHECK;
+/* At open for writing: finishes what a crash left.  *ret_done counts. */
+int orphan_process(struct uext4_fs *fs, uint32_t *ret_done) MUST_CHECK;
+/* Frees all blocks behind byte @size of an inode in BLOCKS, restarting handles.  Lock exclusive. */
+int inode_free_blocks(struct inode *ip, uint64_t size) MUST_CHECK;
+
 /* Where inode @ino lies: block of the table and offset in it. */
 int inode_place(struct uext4_fs *fs, uint32_t ino, blk_t *ret_blk, uint32_t *ret_offset) MUST_CHECK;
-
-/* ---- blocks of a file: map.c over extent.c and indirect.c ---------------------------------- */
-
-enum map_state { MAP_HOLE, MAP_UNWRITTEN, MAP_WRITTEN };
-
-struct map_ext {
-	lblk_t logical;
-	uint32_t count; /* a hole behind the last extent reaches UINT32_MAX */
-	blk_t physical; /* 0 for a hole */
-	enum map_state state;
-};
-
-/*
- * The extent that covers @logical, from @logical on (logical == @logical), or the hole that starts
- * there.  The state must be BLOCKS.  Takes map_lock shared; reads metadata.
- */
-int map_read(struct inode *ip, lblk_t logical, struct map_ext *ret_ext) MUST_CHECK;
-
-/* Private to map.c and its two halves: requires map_lock shared. */
-int extent_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext) MUST_CHECK;
-int indirect_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext) MUST_CHECK;
-
-/*
- * Block @logical of a directory, symlink or other metadata-like file as a buffer.  -EFSCORRUPTED
- * for a hole.  @arg is given to @ops' verify().
- */
-int map_read_buf(struct inode *ip, lblk_t logical, const struct buf_ops *ops, const void *arg,
-		 struct buf **ret_buf) MUST_CHECK;
 
 /* ---- data inside the inode: inline.c ------------------------------------------------------- */
 

@@ -7,6 +7,7 @@
 #define FS_FS_PRIV_H
 
 #include "fs/fs.h"
+#include "fs/map.h"
 
 /* ---- blocks of an inode ---------------------------------------------------------------------- */
 

@@ -7,6 +7,7 @@
  * final size, so that nothing more is needed for a right view of names and contents.
  */
 #include "fs/fs.h"
+#include "fs/map.h"
 
 #include "base/diag.h"
 #include "base/mem.h"

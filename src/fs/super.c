@@ -10,6 +10,7 @@
  *  S2  What another host has mounted is refused where multiple-mount protection tells: mmp_check().
  */
 #include "fs/fs.h"
+#include "fs/map.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
@@ -415,7 +416,7 @@ static int prepare_caches(struct uext4_fs *fs, const struct fs_options *options)
 	return icache_create(fs, (uint32_t)min_u64(inodes, 1u << 20), &fs->icache);
 }
 
-void fs_close(struct uext4_fs *fs)
+int fs_close(struct uext4_fs *fs)
 {
 	icache_destroy(fs->icache);
 	cache_destroy(fs->cache);
@@ -423,6 +424,7 @@ void fs_close(struct uext4_fs *fs)
 	mutex_finish(&fs->count_lock);
 	dev_close(fs->dev);
 	mem_free(fs);
+	return 0;
 }
 
 int fs_open(struct dev *dev, const struct fs_options *options, const struct mapping_ops *file_ops,
@@ -445,7 +447,7 @@ int fs_open(struct dev *dev, const struct fs_options *options, const struct mapp
 	if (err == 0 && fs->dev != dev)
 		err = recover(fs, options);
 	if (err < 0) {
-		fs_close(fs);
+		(void)fs_close(fs);
 		return err;
 	}
 	*ret_fs = fs;

@@ -11,6 +11,7 @@
  * X2  No other inode is loaded while xattr_lock is held: facts about an entry are copied out first.
  */
 #include "fs/fs.h"
+#include "fs/map.h"
 
 #include "base/diag.h"
 #include "base/mem.h"

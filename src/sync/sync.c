@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Locks and time on pthread.
+ * Locks, threads and time on pthread.
  *
  * Each acquisition is announced to the rank checker before it may wait, so that a wrong order is a
  * message and not a deadlock; each release before the lock is given up, because afterwards the
@@ -13,7 +13,14 @@
 
 #include "sync/sync_priv.h"
 
+#include "base/diag.h"
+#include "base/mem.h"
+
+#include <signal.h>
+#include <sys/random.h>
 #include <time.h>
+
+#define NS_PER_S UINT64_C(1000000000)
 
 /* These pthread calls fail only when they are misused: our mistake. */
 static void must(int err)
@@ -99,6 +106,18 @@ NO_TSA void rwlock_write(struct rwlock *l)
 	must(pthread_rwlock_wrlock(&l->os));
 }
 
+NO_TSA void rwlock_write_as(struct rwlock *l, uint64_t key)
+{
+	lockrank_acquire(l->rank, key, l);
+	must(pthread_rwlock_wrlock(&l->os));
+}
+
+NO_TSA void rwlock_read_as(struct rwlock *l, uint64_t key)
+{
+	lockrank_acquire(l->rank, key, l);
+	must(pthread_rwlock_rdlock(&l->os));
+}
+
 NO_TSA void rwlock_write_unlock(struct rwlock *l)
 {
 	lockrank_release(l->rank, l);
@@ -107,7 +126,12 @@ NO_TSA void rwlock_write_unlock(struct rwlock *l)
 
 void cond_init(struct cond *c)
 {
-	must(pthread_cond_init(&c->os, NULL));
+	pthread_condattr_t attr;
+
+	must(pthread_condattr_init(&attr));
+	must(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC));
+	must(pthread_cond_init(&c->os, &attr));
+	must(pthread_condattr_destroy(&attr));
 }
 
 void cond_finish(struct cond *c)
@@ -120,6 +144,20 @@ NO_TSA void cond_wait(struct cond *c, struct mutex *m)
 {
 	lockrank_assert_last(m->rank, m);
 	must(pthread_cond_wait(&c->os, &m->os));
+}
+
+NO_TSA bool cond_wait_until(struct cond *c, struct mutex *m, uint64_t deadline_ns)
+{
+	struct timespec until = {
+		.tv_sec = (time_t)(deadline_ns / NS_PER_S),
+		.tv_nsec = (long)(deadline_ns % NS_PER_S),
+	};
+	int err;
+
+	lockrank_assert_last(m->rank, m);
+	err = pthread_cond_timedwait(&c->os, &m->os, &until);
+	assert(err == 0 || err == ETIMEDOUT);
+	return err == 0;
 }
 
 void cond_broadcast(struct cond *c)
@@ -203,11 +241,15 @@ bool bit_trylock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank, uint
  */
 void bit_unlock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank)
 {
-	struct bit_bucket *b = bucket_of(word);
-	uint32_t before;
-
 	lockrank_release(rank, word);
-	before = atomic_fetch_and(word, ~bit);
+	bit_clear_wake(word, bit);
+}
+
+void bit_clear_wake(_Atomic uint32_t *word, uint32_t bit)
+{
+	struct bit_bucket *b = bucket_of(word);
+	uint32_t before = atomic_fetch_and(word, ~bit);
+
 	assert((before & bit) != 0);
 	(void)before;
 
@@ -216,6 +258,71 @@ void bit_unlock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank)
 		must(pthread_cond_broadcast(&b->wakeup));
 		must(pthread_mutex_unlock(&b->mutex));
 	}
+}
+
+void bit_wait_clear(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank UNUSED)
+{
+	struct bit_bucket *b = bucket_of(word);
+
+	lockrank_may_acquire(rank);
+	if (!(atomic_load(word) & bit))
+		return;
+	must(pthread_mutex_lock(&b->mutex));
+	atomic_fetch_add(&b->waiters, 1);
+	while (atomic_load(word) & bit)
+		must(pthread_cond_wait(&b->wakeup, &b->mutex));
+	atomic_fetch_sub(&b->waiters, 1);
+	must(pthread_mutex_unlock(&b->mutex));
+}
+
+/* ---- threads ------------------------------------------------------------------------------- */
+
+struct thread {
+	pthread_t os;
+	void (*fn)(void *arg);
+	void *arg;
+};
+
+static void *thread_main(void *arg)
+{
+	struct thread *t = arg;
+
+	t->fn(t->arg);
+	lockrank_assert_none();
+	return NULL;
+}
+
+int thread_create(const char *name, void (*fn)(void *arg), void *arg, struct thread **ret_thread)
+{
+	struct thread *t = mem_alloc(sizeof(*t));
+	sigset_t all, before;
+	int err;
+
+	if (t == NULL)
+		return -ENOMEM;
+	t->fn = fn;
+	t->arg = arg;
+	/* A new thread has the mask of the one that made it. */
+	(void)sigfillset(&all);
+	must(pthread_sigmask(SIG_SETMASK, &all, &before));
+	err = pthread_create(&t->os, NULL, thread_main, t);
+	must(pthread_sigmask(SIG_SETMASK, &before, NULL));
+	if (err != 0) {
+		mem_free(t);
+		return fail(-err, "cannot start the thread %s: %s", name, strerror(err));
+	}
+	(void)pthread_setname_np(t->os, name); /* for debuggers; too long is no harm */
+	*ret_thread = t;
+	return 0;
+}
+
+void thread_join(struct thread *t)
+{
+	if (t == NULL)
+		return;
+	lockrank_assert_none();
+	must(pthread_join(t->os, NULL));
+	mem_free(t);
 }
 
 /* ---- the caller's memory ------------------------------------------------------------------- */
@@ -245,4 +352,37 @@ void sleep_ms(uint32_t ms)
 
 	while (nanosleep(&left, &left) < 0 && errno == EINTR)
 		;
+}
+
+static struct timespec read_clock(clockid_t id)
+{
+	struct timespec now;
+
+	must(clock_gettime(id, &now));
+	return now;
+}
+
+uint64_t clock_mono_ns(void)
+{
+	struct timespec now = read_clock(CLOCK_MONOTONIC);
+
+	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+void clock_real(int64_t *ret_sec, uint32_t *ret_nsec)
+{
+	struct timespec now = read_clock(CLOCK_REALTIME);
+
+	*ret_sec = now.tv_sec;
+	*ret_nsec = (uint32_t)now.tv_nsec;
+}
+
+uint64_t random_u64(void)
+{
+	uint64_t bits;
+
+	/* Never short for so few bytes; without the system call (a jail) the clock has to do. */
+	if (getrandom(&bits, sizeof(bits), 0) != sizeof(bits))
+		bits = clock_mono_ns() * UINT64_C(0x9e3779b97f4a7c15);
+	return bits;
 }

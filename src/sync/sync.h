@@ -70,6 +70,9 @@ void rwlock_finish(struct rwlock *l);
 void rwlock_read(struct rwlock *l) ACQUIRES_SHARED(*l);
 void rwlock_read_unlock(struct rwlock *l) RELEASES_SHARED(*l);
 void rwlock_write(struct rwlock *l) ACQUIRES(*l);
+/* As if its key were @key: where a caller has an order of his own among locks of one rank. */
+void rwlock_write_as(struct rwlock *l, uint64_t key) ACQUIRES(*l);
+void rwlock_read_as(struct rwlock *l, uint64_t key) ACQUIRES_SHARED(*l);
 void rwlock_write_unlock(struct rwlock *l) RELEASES(*l);
 
 struct cond {
@@ -80,6 +83,8 @@ void cond_init(struct cond *c);
 void cond_finish(struct cond *c);
 /* Nothing ranked behind @m may be held. */
 void cond_wait(struct cond *c, struct mutex *m) REQUIRES(*m);
+/* The same until clock_mono_ns() reaches @deadline_ns; false: it has. */
+bool cond_wait_until(struct cond *c, struct mutex *m, uint64_t deadline_ns) REQUIRES(*m);
 void cond_broadcast(struct cond *c);
 
 /*
@@ -91,6 +96,12 @@ void bit_lock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank, uint64_
 bool bit_trylock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank, uint64_t key)
 	MUST_CHECK;
 void bit_unlock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank);
+/*
+ * A bit that is a state and no lock (a page under writeback): wait until it is clear, and clear it
+ * and wake who waits.  @rank: of the wait.
+ */
+void bit_wait_clear(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank);
+void bit_clear_wake(_Atomic uint32_t *word, uint32_t bit);
 
 /* ---- the rank checker ---------------------------------------------------------------------- */
 
@@ -100,6 +111,7 @@ void bit_unlock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank);
  * hold.  In release builds all of it is empty.
  */
 #ifdef UEXT4_LOCKRANK
+/* For pseudo ranks; the locks above call it themselves. */
 void lockrank_acquire(enum lock_rank rank, uint64_t key, const void *instance);
 void lockrank_release(enum lock_rank rank, const void *instance);
 /* The calling thread could take @rank now: stands where a wait *may* happen. */
@@ -123,11 +135,27 @@ static inline void lockrank_assert_none(void) {}
  * may lie in a mapping whose fault the engine itself has to answer.
  */
 void user_copy_out(void *user, const void *from, size_t bytes);
-/* The same the other way, for names and later for data to be written. */
+/* The same the other way, for names and for data to be written. */
 void user_copy_in(void *to, const void *user, size_t bytes);
 
-/* ---- time ---------------------------------------------------------------------------------- */
+/* ---- threads ------------------------------------------------------------------------------- */
+
+struct thread;
+
+/* Runs fn(arg) in a new thread, which holds nothing.  All signals are blocked in it. */
+int thread_create(const char *name, void (*fn)(void *arg), void *arg, struct thread **ret_thread)
+	MUST_CHECK;
+/* Waits for its end and frees it; NULL is fine.  Nothing may be held. */
+void thread_join(struct thread *t);
+
+/* ---- time, random -------------------------------------------------------------------------- */
 
 void sleep_ms(uint32_t ms);
+/* Nanoseconds of a clock that never goes back. */
+uint64_t clock_mono_ns(void);
+/* The time of day, since 1970 in UTC. */
+void clock_real(int64_t *ret_sec, uint32_t *ret_nsec);
+/* 64 random bits: for names, generations and seeds, not for secrets. */
+uint64_t random_u64(void);
 
 #endif

@@ -95,16 +95,12 @@ ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
 
 static uint64_t reads_of(const struct dev *d)
 {
-	uint64_t reads, bytes;
-
-	dev_bottom_stats(d, &reads, &bytes);
-	return reads;
+	return dev_bottom_stats(d)->reads;
 }
 
 static void wrapper_checks_ranges(void **state UNUSED)
 {
 	uint8_t data[100] = { 1, 2, 3 }, buf[200];
-	uint64_t reads, bytes;
 	struct dev *d;
 
 	assert_int_equal(dev_ram_create(data, sizeof(data), &d), 0);
@@ -121,9 +117,8 @@ static void wrapper_checks_ranges(void **state UNUSED)
 	assert_int_equal(dev_write(d, 60, buf, 41), -EIO);
 	dev_prefetch(d, UINT64_MAX, UINT64_MAX);
 
-	dev_bottom_stats(d, &reads, &bytes);
-	assert_int_equal(reads, 2);
-	assert_int_equal(bytes, 101);
+	assert_int_equal(reads_of(d), 2);
+	assert_int_equal(dev_bottom_stats(d)->bytes_read, 101);
 	dev_close(d);
 	dev_close(NULL);
 }

@@ -424,7 +424,8 @@ static int target_read(struct dev *d, uint64_t offset, const struct iovec *iov, 
 	return -EIO; /* recovery has no business reading here */
 }
 
-static int target_write(struct dev *d, uint64_t offset, const void *data, size_t bytes)
+static int target_write(struct dev *d, uint64_t offset, const struct iovec *iov, int iov_count,
+			uint64_t bytes)
 {
 	struct target *t = container_of(d, struct target, dev);
 
@@ -432,7 +433,8 @@ static int target_write(struct dev *d, uint64_t offset, const void *data, size_t
 		return -EIO;
 	assert_int_equal(offset % BS, 0);
 	assert_int_equal(bytes, BS);
-	memcpy(t->data + offset, data, bytes);
+	assert_int_equal(iov_count, 1);
+	memcpy(t->data + offset, iov[0].iov_base, bytes);
 	return 0;
 }
 
