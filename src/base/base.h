@@ -98,6 +98,18 @@ static inline le32 le32_make(uint32_t v)
 {
 	return (le32){ BASE_LE(32, v) };
 }
+static inline le64 le64_make(uint64_t v)
+{
+	return (le64){ BASE_LE(64, v) };
+}
+static inline be16 be16_make(uint16_t v)
+{
+	return (be16){ BASE_BE(16, v) };
+}
+static inline be64 be64_make(uint64_t v)
+{
+	return (be64){ BASE_BE(64, v) };
+}
 static inline be32 be32_make(uint32_t v)
 {
 	return (be32){ BASE_BE(32, v) };
