@@ -121,6 +121,11 @@ static int check_features(const struct ext4_super_block *sb, struct geom *g)
 
 /* ---- superblock ------------------------------------------------------------------------------ */
 
+uint32_t sum_super(const struct ext4_super_block *sb)
+{
+	return crc32c(~0u, sb, offsetof(struct ext4_super_block, s_checksum));
+}
+
 static int check_checksum(const struct ext4_super_block *sb)
 {
 	uint32_t found = le32_get(sb->s_checksum);
@@ -130,7 +135,7 @@ static int check_checksum(const struct ext4_super_block *sb)
 		return 0;
 	if (sb->s_checksum_type != EXT4_CRC32C_CHKSUM)
 		return corrupt("superblock: checksum type %u, not crc32c", sb->s_checksum_type);
-	wanted = crc32c(~0u, sb, offsetof(struct ext4_super_block, s_checksum));
+	wanted = sum_super(sb);
 	if (!checksum_fits(found, wanted))
 		return bad_checksum("superblock: checksum is %08x, should be %08x", found, wanted);
 	return 0;

@@ -19,38 +19,41 @@
 
 /* ---- group descriptors ----------------------------------------------------------------------- */
 
-/* Low halves are all there is in descriptors of 32 bytes. */
-static bool desc_is_wide(const struct geom *g)
+bool desc_has_checksum(const struct geom *g)
 {
-	return g->desc_size >= EXT4_MIN_DESC_SIZE_64BIT;
+	return geom_has_csum(g) || geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_GDT_CSUM);
+}
+
+uint16_t sum_group_desc(const struct geom *g, uint32_t group, const struct ext4_group_desc *gd)
+{
+	size_t at = offsetof(struct ext4_group_desc, bg_checksum);
+	size_t behind = at + sizeof(gd->bg_checksum);
+	const uint8_t *raw = (const uint8_t *)gd;
+	le32 number = le32_make(group);
+	uint32_t crc;
+	uint16_t sum;
+
+	if (geom_has_csum(g)) {
+		crc = crc32c(crc32c_u32(g->csum_seed, group), raw, at);
+		crc = crc32c_zeros(crc, sizeof(gd->bg_checksum));
+		return (uint16_t)crc32c(crc, raw + behind, g->desc_size - behind);
+	}
+	/* Here the checksum itself is left out, not taken as zero. */
+	sum = crc16(0xFFFF, g->uuid, sizeof(g->uuid));
+	sum = crc16(sum, &number, sizeof(number));
+	sum = crc16(sum, raw, at);
+	return crc16(sum, raw + behind, g->desc_size - behind);
 }
 
 static int check_desc_checksum(const struct geom *g, uint32_t group,
 			       const struct ext4_group_desc *gd)
 {
-	size_t at = offsetof(struct ext4_group_desc, bg_checksum);
-	size_t behind = at + sizeof(gd->bg_checksum);
-	const uint8_t *raw = (const uint8_t *)gd;
 	uint16_t found = le16_get(gd->bg_checksum);
 	uint16_t wanted;
 
-	if (geom_has_csum(g)) {
-		uint32_t crc = crc32c_u32(g->csum_seed, group);
-
-		crc = crc32c(crc, raw, at);
-		crc = crc32c_zeros(crc, sizeof(gd->bg_checksum));
-		wanted = (uint16_t)crc32c(crc, raw + behind, g->desc_size - behind);
-	} else if (geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_GDT_CSUM)) {
-		le32 number = le32_make(group);
-
-		/* Here the checksum itself is left out, not taken as zero. */
-		wanted = crc16(0xFFFF, g->uuid, sizeof(g->uuid));
-		wanted = crc16(wanted, &number, sizeof(number));
-		wanted = crc16(wanted, raw, at);
-		wanted = crc16(wanted, raw + behind, g->desc_size - behind);
-	} else {
+	if (!desc_has_checksum(g))
 		return 0;
-	}
+	wanted = sum_group_desc(g, group, gd);
 	if (!checksum_fits(found, wanted))
 		return bad_checksum("descriptor of group %u: checksum is %04x, should be %04x",
 				    group, found, wanted);
@@ -94,18 +97,24 @@ int verify_group_desc(const struct geom *g, uint32_t group, const struct ext4_gr
 
 /* ---- bitmaps --------------------------------------------------------------------------------- */
 
+uint32_t sum_bitmap(const struct geom *g, const void *data, bool inode_bitmap)
+{
+	uint32_t bits = inode_bitmap ? g->inodes_per_group : g->clusters_per_group;
+
+	return crc32c(g->csum_seed, data, bits / 8);
+}
+
 /* The bitmap of a group marked uninitialised was never written; there is nothing to verify. */
 int verify_bitmap(const struct geom *g, uint32_t group, const struct ext4_group_desc *gd,
 		  const void *data, bool inode_bitmap)
 {
 	uint32_t uninit = inode_bitmap ? EXT4_BG_INODE_UNINIT : EXT4_BG_BLOCK_UNINIT;
-	uint32_t bits = inode_bitmap ? g->inodes_per_group : g->clusters_per_group;
 	le16 lo = inode_bitmap ? gd->bg_inode_bitmap_csum_lo : gd->bg_block_bitmap_csum_lo;
 	uint32_t found = le16_get(lo), wanted;
 
 	if (!geom_has_csum(g) || (le16_get(gd->bg_flags) & uninit))
 		return 0;
-	wanted = crc32c(g->csum_seed, data, bits / 8);
+	wanted = sum_bitmap(g, data, inode_bitmap);
 	if (desc_is_wide(g)) {
 		le16 hi = inode_bitmap ? gd->bg_inode_bitmap_csum_hi : gd->bg_block_bitmap_csum_hi;
 
@@ -121,6 +130,11 @@ int verify_bitmap(const struct geom *g, uint32_t group, const struct ext4_group_
 
 /* ---- multiple mount protection --------------------------------------------------------------- */
 
+uint32_t sum_mmp(const struct geom *g, const struct mmp_struct *mmp)
+{
+	return crc32c(g->csum_seed, mmp, offsetof(struct mmp_struct, mmp_checksum));
+}
+
 int verify_mmp(const struct geom *g, const void *data)
 {
 	const struct mmp_struct *mmp = data;
@@ -130,13 +144,20 @@ int verify_mmp(const struct geom *g, const void *data)
 		return corrupt("MMP block: magic number is %08x", le32_get(mmp->mmp_magic));
 	if (!geom_has_csum(g))
 		return 0;
-	wanted = crc32c(g->csum_seed, mmp, offsetof(struct mmp_struct, mmp_checksum));
+	wanted = sum_mmp(g, mmp);
 	if (!checksum_fits(found, wanted))
 		return bad_checksum("MMP block: checksum is %08x, should be %08x", found, wanted);
 	return 0;
 }
 
 /* ---- orphan file ----------------------------------------------------------------------------- */
+
+uint32_t sum_orphan_block(const struct verify_inode *vi, const void *data, blk_t blk)
+{
+	size_t bytes = vi->geom->block_size - sizeof(struct ext4_orphan_block_tail);
+
+	return crc32c(crc32c_u64(vi->csum_seed, blk), data, bytes);
+}
 
 int verify_orphan_block(const struct verify_inode *vi, const void *data, blk_t blk)
 {
@@ -149,7 +170,7 @@ int verify_orphan_block(const struct verify_inode *vi, const void *data, blk_t b
 	if (le32_get(tail->ob_magic) != EXT4_ORPHAN_BLOCK_MAGIC)
 		return corrupt(ORPHAN_FMT ": magic number is %08x", blk, le32_get(tail->ob_magic));
 	if (geom_has_csum(g)) {
-		wanted = crc32c(crc32c_u64(vi->csum_seed, blk), data, count * sizeof(*inos));
+		wanted = sum_orphan_block(vi, data, blk);
 		if (!checksum_fits(found, wanted))
 			return bad_checksum(ORPHAN_FMT ": checksum is %08x, should be %08x", blk,
 					    found, wanted);

@@ -26,6 +26,11 @@
 
 /* ---- leaves ---------------------------------------------------------------------------------- */
 
+uint32_t sum_dirents(const struct verify_inode *vi, const void *data, uint32_t bytes)
+{
+	return crc32c(vi->csum_seed, data, bytes);
+}
+
 static int check_leaf_checksum(const struct verify_inode *vi, const void *data, uint32_t bytes,
 			       blk_t blk)
 {
@@ -37,7 +42,7 @@ static int check_leaf_checksum(const struct verify_inode *vi, const void *data, 
 	    tail->det_reserved_ft != EXT4_FT_DIR_CSUM)
 		return corrupt(LEAF_FMT ": no checksum tail", vi->ino, blk);
 	found = le32_get(tail->det_checksum);
-	wanted = crc32c(vi->csum_seed, data, bytes);
+	wanted = sum_dirents(vi, data, bytes);
 	if (!checksum_fits(found, wanted))
 		return bad_checksum(LEAF_FMT ": checksum is %08x, should be %08x", vi->ino, blk,
 				    found, wanted);
@@ -100,6 +105,17 @@ int verify_dirents(const struct verify_inode *vi, const void *data, uint32_t byt
 
 /* ---- hash trees ------------------------------------------------------------------------------ */
 
+uint32_t sum_dx(const struct verify_inode *vi, const void *data, uint32_t at)
+{
+	const struct dx_entry *entries = (const void *)((const uint8_t *)data + at);
+	const struct dx_countlimit *cl = (const void *)entries;
+	const struct dx_tail *tail = (const void *)(entries + le16_get(cl->limit));
+	uint32_t crc = crc32c(vi->csum_seed, data, at + le16_get(cl->count) * sizeof(*entries));
+
+	crc = crc32c(crc, &tail->dt_reserved, sizeof(tail->dt_reserved));
+	return crc32c_zeros(crc, sizeof(tail->dt_checksum));
+}
+
 /* Root and node differ only in where their row of entries begins: at byte @at of the block. */
 static int check_dx_entries(const struct verify_inode *vi, const void *data, uint32_t at,
 			    const struct dx_entry *entries, blk_t blk)
@@ -116,10 +132,8 @@ static int check_dx_entries(const struct verify_inode *vi, const void *data, uin
 	if (geom_has_csum(vi->geom)) {
 		const struct dx_tail *tail = (const void *)(entries + limit);
 		uint32_t found = le32_get(tail->dt_checksum);
-		uint32_t wanted = crc32c(vi->csum_seed, data, at + count * sizeof(*entries));
+		uint32_t wanted = sum_dx(vi, data, at);
 
-		wanted = crc32c(wanted, &tail->dt_reserved, sizeof(tail->dt_reserved));
-		wanted = crc32c_zeros(wanted, sizeof(tail->dt_checksum));
 		if (!checksum_fits(found, wanted))
 			return bad_checksum(INDEX_FMT ": checksum is %08x, should be %08x", vi->ino,
 					    blk, found, wanted);

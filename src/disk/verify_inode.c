@@ -74,13 +74,22 @@ static int check_extent_indexes(const struct verify_inode *vi, const struct ext4
 	return 0;
 }
 
+uint32_t sum_extent_block(const struct verify_inode *vi, const struct ext4_extent_header *eh,
+			  size_t *ret_tail_at)
+{
+	size_t at = sizeof(*eh) + le16_get(eh->eh_max) * sizeof(struct ext4_extent);
+
+	*ret_tail_at = at;
+	return crc32c(vi->csum_seed, eh, at);
+}
+
 static int check_extent_checksum(const struct verify_inode *vi, const struct ext4_extent_header *eh,
 				 blk_t blk)
 {
-	size_t at = sizeof(*eh) + le16_get(eh->eh_max) * sizeof(struct ext4_extent);
+	size_t at;
+	uint32_t wanted = sum_extent_block(vi, eh, &at);
 	const struct ext4_extent_tail *tail = (const void *)((const uint8_t *)eh + at);
 	uint32_t found = le32_get(tail->et_checksum);
-	uint32_t wanted = crc32c(vi->csum_seed, eh, at);
 
 	if (!checksum_fits(found, wanted))
 		return bad_checksum(NODE_FMT ": checksum is %08x, should be %08x", vi->ino, blk,
@@ -208,11 +217,21 @@ int verify_xattr_entries(const struct geom *g, uint32_t ino, const void *first, 
 	return err ? fail_in(err, "inode %u", ino) : 0;
 }
 
-int verify_xattr_block(const struct geom *g, const void *data, blk_t blk)
+uint32_t sum_xattr_block(const struct geom *g, const void *data, blk_t blk)
 {
 	const struct ext4_xattr_header *h = data;
 	size_t at = offsetof(struct ext4_xattr_header, h_checksum);
 	size_t behind = at + sizeof(h->h_checksum);
+	const uint8_t *raw = data;
+	uint32_t crc = crc32c(crc32c_u64(g->csum_seed, blk), raw, at);
+
+	crc = crc32c_zeros(crc, sizeof(h->h_checksum));
+	return crc32c(crc, raw + behind, g->block_size - behind);
+}
+
+int verify_xattr_block(const struct geom *g, const void *data, blk_t blk)
+{
+	const struct ext4_xattr_header *h = data;
 	const uint8_t *raw = data;
 	uint32_t found = le32_get(h->h_checksum), wanted;
 	int err;
@@ -221,9 +240,7 @@ int verify_xattr_block(const struct geom *g, const void *data, blk_t blk)
 		return corrupt("xattr block %" PRIu64 ": magic number is %08x, blocks %u", blk,
 			       le32_get(h->h_magic), le32_get(h->h_blocks));
 	if (geom_has_csum(g)) {
-		wanted = crc32c(crc32c_u64(g->csum_seed, blk), raw, at);
-		wanted = crc32c_zeros(wanted, sizeof(h->h_checksum));
-		wanted = crc32c(wanted, raw + behind, g->block_size - behind);
+		wanted = sum_xattr_block(g, data, blk);
 		if (!checksum_fits(found, wanted))
 			return bad_checksum("xattr block %" PRIu64
 					    ": checksum is %08x, should be %08x",
@@ -249,7 +266,7 @@ uint32_t verify_inode_seed(const struct geom *g, uint32_t ino, uint32_t generati
 	return crc32c_u32(crc32c_u32(g->csum_seed, ino), generation);
 }
 
-static bool has_checksum_hi(const struct geom *g, const struct ext4_inode *raw)
+bool inode_has_checksum_hi(const struct geom *g, const struct ext4_inode *raw)
 {
 	return g->inode_size > EXT4_GOOD_OLD_INODE_SIZE &&
 	       EXT4_INODE_HAS(i_checksum_hi, le16_get(raw->i_extra_isize));
@@ -269,13 +286,13 @@ uint32_t verify_inode_checksum(const struct geom *g, uint32_t ino, const struct 
 
 	crc = crc32c(crc, bytes, lo_at);
 	crc = crc32c_zeros(crc, sizeof(raw->l_i_checksum_lo));
-	if (has_checksum_hi(g, raw)) {
+	if (inode_has_checksum_hi(g, raw)) {
 		crc = crc32c(crc, bytes + at, hi_at - at);
 		crc = crc32c_zeros(crc, sizeof(raw->i_checksum_hi));
 		at = hi_at + sizeof(raw->i_checksum_hi);
 	}
 	crc = crc32c(crc, bytes + at, g->inode_size - at);
-	return has_checksum_hi(g, raw) ? crc : crc & 0xFFFF;
+	return inode_has_checksum_hi(g, raw) ? crc : crc & 0xFFFF;
 }
 
 static int check_inode_checksum(const struct geom *g, uint32_t ino, const struct ext4_inode *raw)
@@ -283,7 +300,7 @@ static int check_inode_checksum(const struct geom *g, uint32_t ino, const struct
 	uint32_t found = le16_get(raw->l_i_checksum_lo);
 	uint32_t crc = verify_inode_checksum(g, ino, raw);
 
-	if (has_checksum_hi(g, raw))
+	if (inode_has_checksum_hi(g, raw))
 		found |= (uint32_t)le16_get(raw->i_checksum_hi) << 16;
 	if (!checksum_fits(found, crc))
 		return bad_checksum("inode %u: checksum is %08x, should be %08x", ino, found, crc);

@@ -7,6 +7,8 @@
  *    block, extent node, xattr block, MMP and orphan block in them passes.  Each is a block that
  *    some other program wrote, so this is the proof that offsets and checksums are right.
  *  - Of each kind of block with a checksum, every single flipped bit is found.
+ *  - Of each block with a checksum, seal_...() makes exactly what those programs wrote when its own
+ *    checksum is spoiled, and what the verifier accepts when its contents change.
  *  - Blocks damaged at random, with checksums made right again or switched off: no verifier reads
  *    outside of its block, and a block that passes can be walked inside its bounds (run under
  *    ASan).
@@ -17,6 +19,7 @@
 #include "base/diag.h"
 #include "base/sum.h"
 #include "disk/geom.h"
+#include "disk/seal.h"
 #include "disk/verify.h"
 
 #include <fcntl.h>
@@ -772,31 +775,7 @@ static void flipped_bits_are_found(void **state)
 	}
 }
 
-/* ---- random damage --------------------------------------------------------------------------- */
-
-static void damage(uint8_t *data, uint32_t bytes)
-{
-	static const uint32_t words[] = { 0,	   1,	       2,	   3,	      4,
-					  8,	   12,	       0x7F,	   0xFF,      0x100,
-					  0x7FFF,  0x8000,     0x8001,	   0xFFFC,    0xFFFF,
-					  0x10000, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF };
-	unsigned count = 1 + (unsigned)(rnd() % 4);
-
-	for (unsigned i = 0; i < count; i++) {
-		uint32_t width = 1u << rnd() % 3;
-		/* Half of all hits go where headers and first entries are. */
-		uint32_t range = rnd() % 2 ? bytes : (uint32_t)min_u64(bytes, 96);
-		uint32_t at = (uint32_t)(rnd() % range) & ~(width - 1);
-		uint32_t word = words[rnd() % ARRAY_SIZE(words)];
-
-		switch (rnd() % 4) {
-		case 0: data[at] ^= (uint8_t)(1u << rnd() % 8); break;
-		case 1: data[at] = (uint8_t)rnd(); break;
-		case 2: data[at] = (uint8_t)(data[at] + (rnd() % 2 ? 1 : -1)); break;
-		default: memcpy(data + at, &word, width); break;
-		}
-	}
-}
+/* ---- sealing --------------------------------------------------------------------------------- */
 
 /* Where the checksum of a sample lies; at offset @ret_hi its upper half, or 0. */
 static uint32_t checksum_at(const struct sample *s, const uint8_t *data, uint32_t *ret_hi)
@@ -825,6 +804,187 @@ static uint32_t checksum_at(const struct sample *s, const uint8_t *data, uint32_
 		return row + max * 8 + 4;
 	case XATTRS: return offsetof(struct ext4_xattr_header, h_checksum);
 	default: return offsetof(struct mmp_struct, mmp_checksum);
+	}
+}
+
+/* @gd: of a bitmap. */
+static void sample_seal(const struct sample *s, uint8_t *data, struct ext4_group_desc *gd)
+{
+	const struct geom *g = s->vi.geom;
+	void *block = data;
+
+	switch (s->kind) {
+	case SUPER: seal_super(block); return;
+	case DESC: seal_group_desc(g, s->group, block); return;
+	case BLOCK_BITMAP:
+	case INODE_BITMAP: seal_bitmap(g, gd, data, s->kind == INODE_BITMAP); return;
+	case INODE: seal_inode(g, s->vi.ino, block); return;
+	case EXTENTS: seal_extent_block(&s->vi, block); return;
+	case LEAF: seal_dirent_block(&s->vi, data); return;
+	case DX_ROOT: seal_dx_root(&s->vi, data); return;
+	case DX_NODE: seal_dx_node(&s->vi, data); return;
+	case XATTRS: seal_xattr_block(g, data, s->blk); return;
+	case MMP: seal_mmp(g, block); return;
+	case ORPHANS: seal_orphan_block(&s->vi, data, s->blk); return;
+	default: fail_msg("no seal for %s", kind_names[s->kind]);
+	}
+}
+
+/* A byte whose change no verifier minds but for the checksum. */
+static uint32_t harmless_at(const struct sample *s)
+{
+	switch (s->kind) {
+	case SUPER: return offsetof(struct ext4_super_block, s_mnt_count);
+	case DESC: return offsetof(struct ext4_group_desc, bg_used_dirs_count_lo);
+	case BLOCK_BITMAP: return s->vi.geom->clusters_per_group / 8 - 1;
+	case INODE_BITMAP: return s->vi.geom->inodes_per_group / 8 - 1;
+	case INODE: return offsetof(struct ext4_inode, i_mtime);
+	case EXTENTS: return offsetof(struct ext4_extent_header, eh_generation);
+	case LEAF: return offsetof(struct ext4_dir_entry_2, file_type);
+	case DX_ROOT: return offsetof(struct dx_root, dot) + offsetof(struct fake_dirent, inode);
+	case DX_NODE: return offsetof(struct dx_node, fake.file_type);
+	case XATTRS: return offsetof(struct ext4_xattr_header, h_refcount);
+	case MMP: return offsetof(struct mmp_struct, mmp_seq);
+	default: fail_msg("nothing harmless in %s", kind_names[s->kind]); return 0;
+	}
+}
+
+/* Spoils what the seal has to write, and nothing else. */
+static void break_seal(const struct sample *s, uint8_t *data, struct ext4_group_desc *gd)
+{
+	uint32_t hi, at;
+
+	if (s->kind == BLOCK_BITMAP || s->kind == INODE_BITMAP) {
+		bool inodes = s->kind == INODE_BITMAP;
+		le16 *lo = inodes ? &gd->bg_inode_bitmap_csum_lo : &gd->bg_block_bitmap_csum_lo;
+
+		*lo = le16_make(le16_get(*lo) ^ 0xFFFF);
+		return;
+	}
+	at = checksum_at(s, data, &hi);
+	data[at] ^= 0xFF;
+	data[at + 1] ^= 0xFF;
+	if (hi)
+		data[hi] ^= 0xFF;
+	if (s->kind == LEAF)
+		memset(data + s->bytes - sizeof(struct ext4_dir_entry_tail), 0xFF,
+		       sizeof(struct ext4_dir_entry_tail));
+	if (s->kind == ORPHANS)
+		memset(data + s->bytes - sizeof(struct ext4_orphan_block_tail), 0xFF,
+		       sizeof(struct ext4_orphan_block_tail));
+}
+
+static bool is_sealed(const struct sample *s)
+{
+	const struct ext4_inode *raw = (const void *)s->data;
+	uint16_t flags = le16_get(s->gd.bg_flags);
+
+	if (!has_checksum(s))
+		return false;
+	switch (s->kind) {
+	case INODE: return le16_get(raw->i_links_count) != 0;
+	case BLOCK_BITMAP: return !(flags & EXT4_BG_BLOCK_UNINIT);
+	case INODE_BITMAP: return !(flags & EXT4_BG_INODE_UNINIT);
+	default: return true;
+	}
+}
+
+struct seal_totals {
+	unsigned sealed[KINDS];
+};
+
+static void visit_seal(const struct image *img, const struct sample *s, void *arg)
+{
+	struct seal_totals *t = arg;
+	struct sample copied = *s;
+	uint8_t *copy;
+
+	if (!is_sealed(s))
+		return;
+	copy = malloc(s->bytes);
+	assert_non_null(copy);
+	memcpy(copy, s->data, s->bytes);
+	break_seal(s, copy, &copied.gd);
+	assert_int_not_equal(sample_verify(&copied, &img->geom, copy), 0);
+	sample_seal(s, copy, &copied.gd);
+	assert_memory_equal(copy, s->data, s->bytes);
+	assert_memory_equal(&copied.gd, &s->gd, sizeof(s->gd));
+
+	if (s->kind != ORPHANS)
+		copy[harmless_at(s)] ^= 1;
+	sample_seal(s, copy, &copied.gd);
+	if (sample_verify(&copied, &img->geom, copy) != 0)
+		fail_msg("%s: %s %" PRIu64 ": %s", img->recipe->name, kind_names[s->kind], s->blk,
+			 diag_text());
+	free(copy);
+	t->sealed[s->kind]++;
+}
+
+static void seals_fit(void **state)
+{
+	struct seal_totals t = { { 0 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(recipes); i++) {
+		struct image img;
+
+		image_open(&img, &recipes[i]);
+		walk_image(&img, visit_seal, &t);
+		image_close(&img);
+	}
+	for (unsigned k = 0; k < KINDS; k++) {
+		if (k != INLINE_DIR && t.sealed[k] == 0)
+			fail_msg("no %s was sealed", kind_names[k]);
+	}
+}
+
+/* What has no checksum on disk is not touched. */
+static void nothing_is_sealed_without_the_feature(void **state)
+{
+	const struct geom g = { .block_size = 1024, .desc_size = 32, .inode_size = 128 };
+	const struct verify_inode vi = { .geom = &g, .ino = 12 };
+	uint8_t block[1024], as_before[1024];
+	void *data = block;
+
+	(void)state;
+	memset(block, 0, sizeof(block));
+	memset(as_before, 0, sizeof(as_before));
+	seal_super(data);
+	seal_group_desc(&g, 0, data);
+	seal_bitmap(&g, data, as_before, false);
+	seal_inode(&g, 12, data);
+	seal_extent_block(&vi, data);
+	seal_dirent_block(&vi, data);
+	seal_dx_root(&vi, data);
+	seal_dx_node(&vi, data);
+	seal_xattr_block(&g, data, 7);
+	seal_mmp(&g, data);
+	assert_memory_equal(block, as_before, sizeof(block));
+}
+
+/* ---- random damage --------------------------------------------------------------------------- */
+
+static void damage(uint8_t *data, uint32_t bytes)
+{
+	static const uint32_t words[] = { 0,	   1,	       2,	   3,	      4,
+					  8,	   12,	       0x7F,	   0xFF,      0x100,
+					  0x7FFF,  0x8000,     0x8001,	   0xFFFC,    0xFFFF,
+					  0x10000, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF };
+	unsigned count = 1 + (unsigned)(rnd() % 4);
+
+	for (unsigned i = 0; i < count; i++) {
+		uint32_t width = 1u << rnd() % 3;
+		/* Half of all hits go where headers and first entries are. */
+		uint32_t range = rnd() % 2 ? bytes : (uint32_t)min_u64(bytes, 96);
+		uint32_t at = (uint32_t)(rnd() % range) & ~(width - 1);
+		uint32_t word = words[rnd() % ARRAY_SIZE(words)];
+
+		switch (rnd() % 4) {
+		case 0: data[at] ^= (uint8_t)(1u << rnd() % 8); break;
+		case 1: data[at] = (uint8_t)rnd(); break;
+		case 2: data[at] = (uint8_t)(data[at] + (rnd() % 2 ? 1 : -1)); break;
+		default: memcpy(data + at, &word, width); break;
+		}
 	}
 }
 
@@ -1561,6 +1721,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(images_pass),
 		cmocka_unit_test(backups_are_found),
 		cmocka_unit_test(flipped_bits_are_found),
+		cmocka_unit_test(seals_fit),
+		cmocka_unit_test(nothing_is_sealed_without_the_feature),
 		cmocka_unit_test(damage_stays_inside),
 	};
 
