@@ -15,6 +15,7 @@
 #include "uext4.h"
 #pragma GCC visibility pop
 
+#include "api/test_hooks.h"
 #include "base/diag.h"
 #include "base/mem.h"
 #include "ops/ops.h"
@@ -147,6 +148,21 @@ int uext4_open_fd(int fd, const struct uext4_open_options *options, struct uext4
 		err = dev_file_open_fd(fd, o.offset, o.length,
 				       o.flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0, &dev);
 	if (err == 0)
+		err = open_on(dev, &o, ret_fs);
+	return api_end(err);
+}
+
+int uext4_open_dev_for_test(struct dev *dev, const struct uext4_open_options *options,
+			    struct uext4_fs **ret_fs)
+{
+	struct uext4_open_options o;
+	int err;
+
+	diag_clear();
+	err = options_take(options, &o);
+	if (err < 0)
+		dev_close(dev);
+	else
 		err = open_on(dev, &o, ret_fs);
 	return api_end(err);
 }

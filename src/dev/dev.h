@@ -134,11 +134,11 @@ void dev_fail_nth_flush(struct dev *d, uint64_t nth);
 
 /*
  * A filter that appends every write (offset, bytes, data) and flush, in the order in which they
- * were issued, to the file @log_path: see record.c for the format.  The crash tester rebuilds
- * images from it.
+ * were issued, and when each was done, to the file @log_path: see record.h for the format.  The
+ * crash tester rebuilds images from it.
  */
 int dev_record_create(struct dev *below, const char *log_path, struct dev **ret_dev) MUST_CHECK;
-/* A mark in the log: what was acknowledged before it must survive a cut behind it. */
+/* A mark (not 0) in the log: what was acknowledged before it must survive a cut behind it. */
 void dev_record_mark(struct dev *d, uint64_t mark);
 
 #endif

@@ -2,6 +2,7 @@
 /*
  * dev/: the contract wrapper's checks; the overlay, written and redirected, against a plain copy of
  * the device, that it asks below only for what it does not have, and that it does not grow forever;
+ * that a recording device's log says what was written and what is durable, whoever fails or waits;
  * image files with windows, short and interrupted reads; and that an image which somebody else has
  * in use is refused, with words that name the user.
  *
@@ -13,6 +14,7 @@
 #include "base/diag.h"
 #include "base/mem.h"
 #include "dev/dev.h"
+#include "dev/record.h"
 
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -158,6 +160,199 @@ static void fail_hits_the_nth(void **state UNUSED)
 	assert_int_equal(dev_write(d, 0, "x", 1), 0);
 	assert_int_equal(data[0], 'x');
 	dev_close(d);
+}
+
+/* ---- record -------------------------------------------------------------------------------- */
+
+struct record_log {
+	uint8_t *bytes;
+	size_t size, at;
+};
+
+static char record_path[64];
+
+static struct record_log log_load(void)
+{
+	struct record_log l = { .at = sizeof(struct record_head) };
+	const struct record_head *head;
+	struct stat st;
+	int fd = open(record_path, O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0 && fstat(fd, &st) == 0);
+	l.size = (size_t)st.st_size;
+	l.bytes = malloc(l.size);
+	assert_int_equal(read(fd, l.bytes, l.size), l.size);
+	close(fd);
+	unlink(record_path);
+	head = (const struct record_head *)l.bytes;
+	assert_true(head->magic == RECORD_MAGIC);
+	assert_int_equal(head->device_bytes, BYTES);
+	return l;
+}
+
+/* The next entry, or NULL at the end; *ret_data: of a write. */
+static const struct record_entry *log_next(struct record_log *l, const uint8_t **ret_data)
+{
+	const struct record_entry *e = (const struct record_entry *)(l->bytes + l->at);
+
+	if (l->at == l->size)
+		return NULL;
+	assert_true(l->at + sizeof(*e) <= l->size);
+	l->at += sizeof(*e);
+	*ret_data = l->bytes + l->at;
+	if (e->kind == RECORD_WRITE)
+		l->at += e->bytes;
+	assert_true(l->at <= l->size);
+	return e;
+}
+
+static struct dev *recorder(struct dev *below)
+{
+	struct dev *d;
+	int fd;
+
+	snprintf(record_path, sizeof(record_path), "/tmp/unit-dev-log-XXXXXX");
+	fd = mkstemp(record_path);
+	assert_true(fd >= 0);
+	close(fd);
+	assert_int_equal(dev_record_create(below, record_path, &d), 0);
+	return d;
+}
+
+/* What each request leaves in the log, also one that fails. */
+static void record_says_what_happened(void **state UNUSED)
+{
+	static const struct {
+		uint32_t kind;
+		uint64_t id, offset, bytes;
+		const char *data;
+	} want[] = {
+		{ RECORD_WRITE, 1, 5, 6, "abcdef" }, { RECORD_DONE, 1, 0, 0, "" },
+		{ RECORD_MARK, 77, 0, 0, "" },	     { RECORD_FLUSH, 2, 0, 0, "" },
+		{ RECORD_FLUSHED, 2, 0, 0, "" },     { RECORD_WRITE, 3, 0, 1, "x" },
+		{ RECORD_FLUSH, 4, 0, 0, "" },	     { RECORD_DISCARD, 5, BYTES - 8, 8, "" },
+	};
+	static uint8_t data[BYTES];
+	char abc[] = "abc", def[] = "def";
+	struct iovec iov[] = { { abc, 3 }, { abc, 0 }, { def, 3 } };
+	const struct record_entry *e;
+	struct dev *ram, *failing, *d;
+	struct record_log log;
+	const uint8_t *bytes;
+
+	assert_int_equal(dev_ram_create(data, sizeof(data), &ram), 0);
+	assert_int_equal(dev_fail_create(ram, &failing), 0);
+	d = recorder(failing);
+	assert_int_equal(dev_writev(d, 5, iov, 3), 0);
+	dev_record_mark(d, 77);
+	assert_int_equal(dev_flush(d), 0);
+	dev_fail_nth_write(failing, 1);
+	assert_int_equal(dev_write(d, 0, "x", 1), -EIO);
+	dev_fail_nth_flush(failing, 1);
+	assert_int_equal(dev_flush(d), -EIO);
+	dev_discard(d, BYTES - 8, 100); /* cut off */
+	dev_close(d);
+	assert_memory_equal(data, "\0\0\0\0\0abcdef", 11);
+
+	log = log_load();
+	for (size_t i = 0; i < ARRAY_SIZE(want); i++) {
+		e = log_next(&log, &bytes);
+		assert_non_null(e);
+		assert_int_equal(e->kind, want[i].kind);
+		assert_int_equal(e->id, want[i].id);
+		assert_int_equal(e->offset, want[i].offset);
+		assert_int_equal(e->bytes, want[i].bytes);
+		assert_memory_equal(bytes, want[i].data, strlen(want[i].data));
+	}
+	assert_null(log_next(&log, &bytes));
+	free(log.bytes);
+}
+
+#define RECORD_THREADS 4u
+#define RECORD_ROUNDS 300u
+
+struct record_writer {
+	pthread_t thread;
+	struct dev *dev;
+	unsigned number;
+};
+
+static void *record_writer(void *arg)
+{
+	struct record_writer *w = arg;
+	uint64_t r = seed * 977 + w->number + 1;
+	uint8_t buf[256];
+
+	for (unsigned i = 0; i < RECORD_ROUNDS; i++) {
+		uint32_t part = BYTES / RECORD_THREADS;
+		uint64_t bytes = 1 + rnd(&r) % sizeof(buf);
+
+		fill_random(buf, bytes, &r);
+		if (dev_write(w->dev, w->number * part + rnd(&r) % (part - bytes), buf, bytes) < 0)
+			abort();
+		if (rnd(&r) % 8 == 0 && dev_flush(w->dev) < 0)
+			abort();
+	}
+	return NULL;
+}
+
+/*
+ * Many threads: nothing is lost or torn apart in the log, a request comes before its success, and
+ * the log leads to what the device holds.
+ */
+static void record_of_many_threads(void **state UNUSED)
+{
+	static uint8_t data[BYTES], replayed[BYTES];
+	static uint32_t seen[2 * RECORD_THREADS * RECORD_ROUNDS + 1];
+	struct record_writer writers[RECORD_THREADS];
+	const struct record_entry *e;
+	unsigned writes = 0;
+	struct record_log log;
+	const uint8_t *bytes;
+	struct dev *ram, *d;
+
+	assert_int_equal(dev_ram_create(data, sizeof(data), &ram), 0);
+	d = recorder(ram);
+	for (unsigned i = 0; i < RECORD_THREADS; i++) {
+		writers[i] = (struct record_writer){ .dev = d, .number = i };
+		assert_int_equal(
+			pthread_create(&writers[i].thread, NULL, record_writer, &writers[i]), 0);
+	}
+	for (unsigned i = 0; i < RECORD_THREADS; i++)
+		pthread_join(writers[i].thread, NULL);
+	dev_close(d);
+
+	log = log_load();
+	while ((e = log_next(&log, &bytes)) != NULL) {
+		bool request = e->kind == RECORD_WRITE || e->kind == RECORD_FLUSH;
+
+		assert_in_range(e->id, 1, ARRAY_SIZE(seen) - 1);
+		/* A request is new; a success is that of a request of its kind. */
+		assert_int_equal(seen[e->id], request ? 0 : e->kind - 1);
+		seen[e->id] = e->kind;
+		if (e->kind == RECORD_WRITE) {
+			memcpy(replayed + e->offset, bytes, e->bytes);
+			writes++;
+		}
+	}
+	for (unsigned i = 1; seen[i] != 0; i++)
+		assert_true(seen[i] == RECORD_DONE || seen[i] == RECORD_FLUSHED);
+	assert_int_equal(writes, RECORD_THREADS * RECORD_ROUNDS);
+	assert_memory_equal(replayed, data, BYTES);
+	free(log.bytes);
+}
+
+/* A log that cannot be written is an error, and the device below stays the caller's. */
+static void record_without_room_fails(void **state UNUSED)
+{
+	static uint8_t data[BYTES];
+	struct dev *ram, *d;
+
+	assert_int_equal(dev_ram_create(data, sizeof(data), &ram), 0);
+	assert_int_equal(dev_record_create(ram, "/dev/full", &d), -EIO);
+	assert_says("log of the recording device");
+	assert_int_equal(dev_record_create(ram, "/nonexistent/log", &d), -ENOENT);
+	dev_close(ram);
 }
 
 /* ---- overlay ------------------------------------------------------------------------------- */
@@ -888,6 +1083,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(wrapper_checks_ranges),
 		cmocka_unit_test(readv_scatters),
 		cmocka_unit_test(fail_hits_the_nth),
+		cmocka_unit_test(record_says_what_happened),
+		cmocka_unit_test(record_of_many_threads),
+		cmocka_unit_test(record_without_room_fails),
 		cmocka_unit_test(overlay_equals_model),
 		cmocka_unit_test(overlay_asks_below_for_runs),
 		cmocka_unit_test(overlay_survives_no_memory),

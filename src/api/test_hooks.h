@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * For the programs in t/, which link the engine statically: what no user of the library can do.
+ */
+#ifndef API_TEST_HOOKS_H
+#define API_TEST_HOOKS_H
+
+#include "dev/dev.h"
+#include "uext4.h"
+
+/*
+ * uext4_open() of a stack of devices (in memory, recording, failing), which it takes over, also
+ * when it fails.  Of @options offset and length are not looked at.
+ */
+int uext4_open_dev_for_test(struct dev *dev, const struct uext4_open_options *options,
+			    struct uext4_fs **ret_fs) UEXT4_MUST_CHECK;
+
+#endif
