@@ -15,7 +15,15 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(HERE)
-UNITS = ["base", "sync", "dev", "disk", "cache", "journal", "fs"]
+UNITS = [
+    "base",
+    "sync",
+    "dev",
+    "disk",
+    "cache",
+    "journal",
+    "fs",
+]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 
 
