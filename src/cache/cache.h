@@ -282,6 +282,11 @@ void cache_stop_flusher(struct cache *cache);
  * Waits while too much is dirty; nothing may be held.  An error: what is dirty cannot be written.
  */
 int cache_throttle(struct cache *cache) MUST_CHECK;
+/*
+ * Throws away what is dirty of all files, which can never be written any more: after an abort, when
+ * closing.  Calls `drop` and `release` as ever.
+ */
+void cache_drop_dirty(struct cache *cache);
 /* mapping_flush() of every file that was dirty when it was called. */
 int cache_flush(struct cache *cache) MUST_CHECK;
 

@@ -39,7 +39,7 @@ static inline bool checksum_fits(uint32_t found, uint32_t wanted)
 	return found == wanted || !CHECKSUMS_COUNT;
 }
 
-/* ---- the checksum a block ought to bear ------------------------------------------------------- */
+/* ---- the checksum a block ought to bear ----------------------------------------------------- */
 
 /* Low halves are all there is in descriptors of 32 bytes. */
 static inline bool desc_is_wide(const struct geom *g)

@@ -38,7 +38,21 @@ enum fs_data_mode { FS_DATA_ORDERED, FS_DATA_JOURNAL, FS_DATA_WRITEBACK };
 /* What happens when the structure on disk turns out to be wrong: s_errors. */
 enum fs_errors { FS_ERRORS_CONTINUE = 1, FS_ERRORS_RO = 2, FS_ERRORS_PANIC = 3 };
 
+/* What has to be said of errors in the superblock (s_first_error_*, s_last_error_*). */
+struct super_error {
+	int64_t sec;
+	uint32_t ino;
+	blk_t blk;
+	int err;
+};
+struct super_note {
+	uint32_t count;
+	struct super_error first, last;
+};
+
 struct freeze;
+struct orphan_file;
+struct mmp;
 
 /* shared; all `c` but for what is behind pointers */
 struct uext4_fs {
@@ -71,9 +85,15 @@ struct uext4_fs {
 	 */
 	struct buf *super_buf GUARDED(&super_lock);
 	struct list orphans GUARDED(&super_lock); /* of struct inode: newest first, as on disk */
+	struct orphan_file *orphan_file;	  /* c: NULL without one */
 	struct mutex rename_lock;		  /* RANK_rename */
 	struct freeze *freeze;			  /* c: freeze.c */
+	struct mmp *mmp;			  /* c: NULL without the feature */
+	struct dev *journal_dev;		  /* c: owned; NULL: the journal is inside */
+	enum fs_errors errors;			  /* c */
 	_Atomic int error;			  /* a: the first that made it read-only */
+	struct mutex note_lock;			  /* RANK_leaf */
+	struct super_note note GUARDED(&note_lock);
 };
 
 struct fs_options {
@@ -157,6 +177,8 @@ int orphan_count(struct uext4_fs *fs, uint32_t *ret_count) MUST_CHECK;
  */
 enum inode_state { INODE_EMPTY, INODE_INLINE, INODE_BLOCKS, INODE_FAST };
 
+enum inode_load { INODE_LOADING, INODE_READY, INODE_GONE };
+
 /* shared */
 struct inode {
 	struct uext4_fs *fs;   /* c */
@@ -165,7 +187,7 @@ struct inode {
 	uint32_t csum_seed;    /* c: verify_inode_seed() */
 	uint16_t type;	       /* c: S_IFMT part of the mode */
 	uint32_t refs;	       /* icache */
-	uint8_t load;	       /* icache: enum inode_load */
+	enum inode_load load;  /* icache */
 	struct list hash_link; /* icache */
 	struct list lru_link;  /* icache */
 
@@ -191,6 +213,8 @@ struct inode {
 	 */
 	struct ext4_inode *raw;
 	struct mutex raw_lock; /* RANK_raw */
+	blk_t table_blk;       /* c: where it lies in the inode table */
+	uint32_t table_offset; /* c: in that block */
 
 	/* The writing half. */
 	_Atomic uint32_t flags;	       /* a: enum inode_flag */
@@ -207,7 +231,9 @@ struct inode {
 enum inode_flag {
 	INODE_DIRTY_TIMES = 1u << 0, /* raw has times that inode_store() has not stored */
 	INODE_UNLINKED = 1u << 1,    /* no links: goes with its last reference */
-	INODE_NEW = 1u << 2,	     /* being created: nobody else knows it */
+	INODE_DYING = 1u << 2,	     /* being deleted: nobody gets a reference any more */
+	INODE_ORPHAN = 1u << 3,	     /* on the orphan list or in the orphan file */
+	INODE_STUCK = 1u << 4,	     /* could not be deleted: fs->orphans holds a reference */
 };
 
 /*
@@ -313,7 +339,7 @@ void inode_set_owner(struct inode *ip, uint32_t uid, uint32_t gid);
 void inode_set_links(struct inode *ip, uint32_t links);
 uint32_t inode_links(const struct inode *ip);
 void inode_set_disk_size(struct inode *ip, uint64_t size); /* raw i_size */
-uint64_t inode_disk_size(const struct inode *ip);
+uint64_t inode_disk_size(struct inode *ip);
 void inode_add_blocks(struct inode *ip, int64_t blocks); /* of the file system; i_blocks */
 void inode_set_flags(struct inode *ip, uint32_t set, uint32_t clear); /* EXT4_*_FL */
 

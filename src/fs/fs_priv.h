@@ -21,6 +21,79 @@ static inline uint64_t inode_buf_owner(const struct inode *ip)
 int map_read_buf_ahead(struct inode *ip, lblk_t logical, const struct buf_ops *ops, const void *arg,
 		       uint32_t ahead, struct buf **ret_buf) MUST_CHECK;
 
+/*
+ * ---- inodes in memory: inode.c ----------------------------------------------------------------
+ */
+
+/*
+ * An inode of which nobody knows yet, number @ino just allocated: raw is zeroed, the caller has the
+ * one reference and fills it.  icache_publish() puts it into the table; -EFSCORRUPTED if the number
+ * is in use there already.  Until then inode_discard() frees it.
+ */
+int inode_make(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode) MUST_CHECK;
+int icache_publish(struct inode *ip) MUST_CHECK;
+void inode_discard(struct inode *ip);
+/* Out of the table, whoever asks for the number now reads it from disk; freed with the last put. */
+void icache_unpublish(struct inode *ip);
+/* i_blocks, in units of 512 bytes.  Requires raw_lock. */
+uint64_t inode_sectors(const struct inode *ip);
+/* The block of the inode table that holds @ip. */
+int inode_table_buf(struct inode *ip, struct buf **ret_buf) MUST_CHECK;
+/* As inode_get(), of an inode that may have no links: an orphan. */
+int inode_get_orphan(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode) MUST_CHECK;
+/* Inodes that have times to be stored, up to @max of them, each with a reference. */
+size_t icache_find_dirty(struct icache *ic, struct inode **ret_inodes, size_t max);
+/* The next unreferenced inode that something remains to be done for, with a reference, or NULL. */
+struct inode *icache_pop_todo(struct icache *ic);
+
+/* Finishes an inode without links and references but the caller's, which it puts. */
+int inode_delete(struct inode *ip) MUST_CHECK;
+
+/* ---- the superblock: super.c, super_write.c -------------------------------------------------- */
+
+/* Takes over the superblock on fs->dev. */
+int super_load(struct uext4_fs *fs, const struct fs_options *options) MUST_CHECK;
+/* The same after recovery: what was cached is forgotten. */
+int super_reload(struct uext4_fs *fs, const struct fs_options *options) MUST_CHECK;
+int super_journal_open(struct uext4_fs *fs, struct dev *external, struct journal **ret_journal)
+	MUST_CHECK;
+/* Returns whether there is anything to recover. */
+bool super_fill_journal_info(struct uext4_info *info, const struct journal *journal);
+/* Fast commits behind the last transaction become part of the view (or of the image, to write). */
+int super_recover_fast_commits(struct uext4_fs *fs, struct journal *journal, uint32_t next_tid,
+			       const struct fs_options *options) MUST_CHECK;
+
+/* All that a writable file system has; after a failure super_stop_writing() is called too. */
+int super_start_writing(struct uext4_fs *fs, const struct fs_options *options) MUST_CHECK;
+int super_stop_writing(struct uext4_fs *fs);
+/* U1.  Only where the log is empty and nobody changes anything. */
+int super_write_in_use(struct uext4_fs *fs) MUST_CHECK;
+int super_write_clean(struct uext4_fs *fs) MUST_CHECK;
+/* What fs_error() noted since the last time goes into @sb. */
+void super_add_note(struct uext4_fs *fs, struct ext4_super_block *sb);
+
+int freeze_create(struct uext4_fs *fs) MUST_CHECK;
+void freeze_destroy(struct freeze *f); /* NULL is fine */
+
+/* Has another host the file system in use (MMP)?  -EBUSY.  May wait for seconds. */
+int mmp_check(struct uext4_fs *fs) MUST_CHECK;
+/* The same, and it is ours up to mmp_release(), which is called after a failure too. */
+int mmp_claim(struct uext4_fs *fs) MUST_CHECK;
+void mmp_release(struct uext4_fs *fs);
+
+/* In its buffer; requires super_lock, and a handle that has the buffer to change it. */
+struct ext4_super_block *super_of(struct uext4_fs *fs) REQUIRES(&fs->super_lock);
+/* Checksum, handle_dirty(). */
+void super_changed(struct handle *h, struct uext4_fs *fs) REQUIRES(&fs->super_lock);
+
+/* ---- orphans: orphan.c ----------------------------------------------------------------------- */
+
+int orphan_open(struct uext4_fs *fs) MUST_CHECK; /* also after a failure orphan_close() is called */
+void orphan_close(struct uext4_fs *fs);
+bool orphan_file_is_empty(struct uext4_fs *fs) REQUIRES(&fs->super_lock);
+/* @ip goes out of memory, though it is one: only after an error.  Nothing is held. */
+void orphan_forget(struct inode *ip);
+
 /* ---- rows of directory entries: dir.c -------------------------------------------------------- */
 
 /* Entries that were verified: a block, or one part of an inline directory. */

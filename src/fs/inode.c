@@ -8,12 +8,17 @@
  *  I1  An inode is in the table at most once; whoever asks while it is being loaded waits for that
  *      load.  If it fails, each of those who waited tries for himself and reports his own error.
  *  I2  Only inodes without references are evicted.  inode_put() never evicts: it only queues (M2).
+ *      What has no links any more, or times that are not stored, goes to a list of its own, which
+ *      inode_reap() works off where nothing is held.
  *  I3  The raw inode was verified as a whole when it was loaded; nothing in it is checked again.
  *
- * Life: LOADING -> READY (load succeeded; found in the table by others)
- *       LOADING -> FAILED (taken out of the table; freed with its last reference)
+ * Life: INODE_LOADING -> INODE_READY (load succeeded; found in the table by others)
+ *       INODE_LOADING -> INODE_GONE (taken out of the table; freed with its last reference)
+ *       INODE_READY -> INODE_GONE (deleted)
  */
-#include "fs/fs.h"
+#include "fs/balloc.h"
+#include "fs/fs_priv.h"
+#include "fs/quota.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
@@ -28,20 +33,20 @@
 #define FLAGS_VISIBLE 0x725BDFFFu /* what lsattr may see */
 #define FLAG_PROJINHERIT 0x20000000u
 
-enum inode_load { LOADING, READY, FAILED };
-
 /* shared */
 struct icache_shard {
 	struct mutex lock;
 	struct cond loaded; /* some inode of this shard left LOADING */
 	struct list buckets[BUCKETS] GUARDED(&lock);
-	struct list lru GUARDED(&lock); /* unreferenced, the longest unused first */
-	uint32_t count GUARDED(&lock);	/* inodes in buckets */
+	struct list lru GUARDED(&lock);	 /* unreferenced, the longest unused first */
+	struct list todo GUARDED(&lock); /* unreferenced: without links, or with times to store */
+	uint32_t count GUARDED(&lock);	 /* inodes in buckets */
 };
 
 struct icache {
-	struct uext4_fs *fs; /* c */
-	uint32_t inodes_max; /* c: a shard */
+	struct uext4_fs *fs;   /* c */
+	uint32_t inodes_max;   /* c: a shard */
+	_Atomic uint32_t todo; /* inodes on the lists of that name */
 	struct icache_shard shards[SHARDS];
 };
 
@@ -113,20 +118,33 @@ int inode_place(struct uext4_fs *fs, uint32_t ino, blk_t *ret_blk, uint32_t *ret
 	return 0;
 }
 
-int inode_read_raw(struct uext4_fs *fs, uint32_t ino, struct ext4_inode *raw)
+static int read_raw_at(struct uext4_fs *fs, uint32_t ino, const struct place *place,
+		       struct ext4_inode *raw)
 {
 	struct buf *buf BUF_SCOPE = NULL;
+	int err;
+
+	err = buf_read(fs->cache, place->blk, &inode_table_ops, 0, NULL, place->ahead, &buf);
+	if (err < 0)
+		return fail_in(err, "inode %u", ino);
+	memcpy(raw, buf->data + place->offset, fs->geom.inode_size);
+	return verify_inode(&fs->geom, ino, raw);
+}
+
+int inode_read_raw(struct uext4_fs *fs, uint32_t ino, struct ext4_inode *raw)
+{
 	struct place place;
 	int err;
 
 	err = place_find(fs, ino, &place);
-	if (err < 0)
-		return err;
-	err = buf_read(fs->cache, place.blk, &inode_table_ops, 0, NULL, place.ahead, &buf);
-	if (err < 0)
-		return fail_in(err, "inode %u", ino);
-	memcpy(raw, buf->data + place.offset, fs->geom.inode_size);
-	return verify_inode(&fs->geom, ino, raw);
+	return err < 0 ? err : read_raw_at(fs, ino, &place, raw);
+}
+
+int inode_table_buf(struct inode *ip, struct buf **ret_buf)
+{
+	int err = buf_read(ip->fs->cache, ip->table_blk, &inode_table_ops, 0, NULL, 0, ret_buf);
+
+	return err < 0 ? fail_in(err, "inode %u", ip->ino) : 0;
 }
 
 /* ---- decoding ------------------------------------------------------------------------------ */
@@ -141,7 +159,7 @@ static uint64_t decode_size(const struct geom *g, const struct ext4_inode *raw, 
 	return size;
 }
 
-static uint64_t decode_blocks(const struct inode *ip)
+uint64_t inode_sectors(const struct inode *ip)
 {
 	const struct geom *g = &ip->fs->geom;
 	uint64_t blocks = le32_get(ip->raw->i_blocks_lo);
@@ -186,23 +204,40 @@ static enum inode_state decode_state(const struct geom *g, const struct ext4_ino
 	}
 }
 
-static int load(struct inode *ip)
+/* What is derived from the raw inode. */
+static void decode(struct inode *ip)
+{
+	struct uext4_fs *fs = ip->fs;
+
+	ip->type = le16_get(ip->raw->i_mode) & S_TYPE_MASK;
+	ip->generation = le32_get(ip->raw->i_generation);
+	ip->csum_seed = verify_inode_seed(&fs->geom, ip->ino, ip->generation);
+	ip->size = decode_size(&fs->geom, ip->raw, ip->type);
+	ip->state = decode_state(&fs->geom, ip->raw, ip->type, ip->size);
+}
+
+enum load_what { LOAD_LINKED, LOAD_ORPHAN };
+
+static int load(struct inode *ip, enum load_what what)
 {
 	struct uext4_fs *fs = ip->fs;
 	struct ext4_inode *raw = ip->raw;
+	struct place place;
 	int err;
 
-	err = inode_read_raw(fs, ip->ino, raw);
+	err = place_find(fs, ip->ino, &place);
+	if (err == 0)
+		err = read_raw_at(fs, ip->ino, &place, raw);
 	if (err < 0)
 		return err;
-	if (le16_get(raw->i_links_count) == 0 || le16_get(raw->i_mode) == 0)
+	ip->table_blk = place.blk;
+	ip->table_offset = place.offset;
+	if (le16_get(raw->i_mode) == 0 ||
+	    (le16_get(raw->i_links_count) == 0 && what == LOAD_LINKED))
 		return fail(-ESTALE, "inode %u is not in use", ip->ino);
-
-	ip->type = le16_get(raw->i_mode) & S_TYPE_MASK;
-	ip->generation = le32_get(raw->i_generation);
-	ip->csum_seed = verify_inode_seed(&fs->geom, ip->ino, ip->generation);
-	ip->size = decode_size(&fs->geom, raw, ip->type);
-	ip->state = decode_state(&fs->geom, raw, ip->type, ip->size);
+	decode(ip);
+	if (le16_get(raw->i_links_count) == 0)
+		atomic_store(&ip->flags, INODE_UNLINKED);
 	if (fs->fc)
 		ip->fc = fastcommit_inode(fs->fc, ip->ino);
 	return 0;
@@ -219,17 +254,23 @@ void inode_verify_arg(const struct inode *ip, struct verify_inode *ret)
 	};
 }
 
+/* Bytes of the inode in use behind the first 128. */
+static uint32_t inode_extra(const struct inode *ip)
+{
+	return ip->fs->geom.inode_size > EXT4_GOOD_OLD_INODE_SIZE ? le16_get(ip->raw->i_extra_isize)
+								  : 0;
+}
+
 void inode_stat(struct inode *ip, struct uext4_stat *ret)
 {
 	const struct ext4_inode *raw = ip->raw;
 	struct uext4_stat st = { .ino = ip->ino };
-	uint32_t extra = 0; /* bytes of the inode in use behind the first 128 */
-
-	if (ip->fs->geom.inode_size > EXT4_GOOD_OLD_INODE_SIZE)
-		extra = le16_get(raw->i_extra_isize);
+	uint32_t extra;
 
 	rwlock_read(&ip->lock);
 	rwlock_read(&ip->xattr_lock);
+	mutex_lock(&ip->raw_lock); /* times and block counts change without ip->lock */
+	extra = inode_extra(ip);
 	st.mode = le16_get(raw->i_mode);
 	st.nlink = le16_get(raw->i_links_count);
 	st.uid = le16_get(raw->i_uid) | (uint32_t)le16_get(raw->l_i_uid_high) << 16;
@@ -241,7 +282,7 @@ void inode_stat(struct inode *ip, struct uext4_stat *ret)
 	if (inode_is_reg(ip))
 		st.flags &= ~FLAG_PROJINHERIT;
 	st.is_inline = ip->state == INODE_INLINE;
-	st.blocks = decode_blocks(ip);
+	st.blocks = inode_sectors(ip);
 	/* As the kernel: otherwise tar would take a small inline file for a hole. */
 	if (st.is_inline && inode_is_reg(ip))
 		st.blocks += div_round_up(st.size, 512);
@@ -275,6 +316,7 @@ void inode_stat(struct inode *ip, struct uext4_stat *ret)
 			st.rdev_minor = (dev & 0xff) | (dev >> 12 & 0xfff00);
 		}
 	}
+	mutex_unlock(&ip->raw_lock);
 	rwlock_read_unlock(&ip->xattr_lock);
 	rwlock_read_unlock(&ip->lock);
 	*ret = st;
@@ -296,6 +338,7 @@ int icache_create(struct uext4_fs *fs, uint32_t inodes_max, struct icache **ret)
 		mutex_init(&shard->lock, RANK_icache);
 		cond_init(&shard->loaded);
 		list_init(&shard->lru);
+		list_init(&shard->todo);
 		for (unsigned b = 0; b < BUCKETS; b++)
 			list_init(&shard->buckets[b]);
 	}
@@ -305,11 +348,18 @@ int icache_create(struct uext4_fs *fs, uint32_t inodes_max, struct icache **ret)
 
 static void inode_free(struct inode *ip)
 {
+	orphan_forget(ip);
 	mapping_finish(&ip->pages);
 	rwlock_finish(&ip->lock);
 	rwlock_finish(&ip->invalidate);
 	rwlock_finish(&ip->xattr_lock);
 	rwlock_finish(&ip->map_lock);
+	mutex_finish(&ip->raw_lock);
+	if (ip->prealloc)
+		balloc_discard_prealloc(ip);
+	if (ip->fs->quota)
+		quota_unload(ip);
+	xarray_finish(&ip->delayed);
 	mem_free(ip);
 }
 
@@ -324,13 +374,16 @@ static struct inode *inode_new(struct uext4_fs *fs, uint32_t ino)
 	ip->ino = ino;
 	ip->raw = (struct ext4_inode *)(void *)(ip + 1);
 	ip->refs = 1;
-	ip->load = LOADING;
+	ip->load = INODE_LOADING;
 	list_init(&ip->hash_link);
 	list_init(&ip->lru_link);
 	rwlock_init(&ip->lock, RANK_inode, ino);
 	rwlock_init(&ip->invalidate, RANK_invalidate, ino);
 	rwlock_init(&ip->xattr_lock, RANK_xattr, ino);
 	rwlock_init(&ip->map_lock, RANK_map, ino);
+	mutex_init(&ip->raw_lock, RANK_raw);
+	list_init(&ip->orphan_link);
+	xarray_init(&ip->delayed);
 	mapping_init(&ip->pages, fs->cache, fs->file_ops);
 	return ip;
 }
@@ -356,7 +409,7 @@ static struct inode *find_locked(struct icache_shard *shard, uint32_t ino) REQUI
 /* Takes @ip, which nobody uses, out of the table. */
 static void take_out(struct icache_shard *shard, struct inode *ip) REQUIRES(&shard->lock)
 {
-	assert(ip->refs == 0 && ip->load == READY);
+	assert(ip->refs == 0 && ip->load == INODE_READY);
 	list_del(&ip->lru_link);
 	list_del(&ip->hash_link);
 	shard->count--;
@@ -374,23 +427,60 @@ static struct inode *take_victim(struct icache_shard *shard, uint32_t max) REQUI
 	return ip;
 }
 
-/* With a reference, loaded; NULL: nobody has it, or its load just failed. */
-static struct inode *get_loaded(struct icache_shard *shard, uint32_t ino) REQUIRES(&shard->lock)
+/* Nobody refers to it; whoever puts the last reference without links hands it to inode_reap(). */
+static void unused(struct icache_shard *shard, struct inode *ip) REQUIRES(&shard->lock)
+{
+	uint32_t flags = atomic_load(&ip->flags);
+
+	assert(ip->refs == 0 && ip->load == INODE_READY);
+	if ((flags & (INODE_UNLINKED | INODE_DIRTY_TIMES)) && ip->fs->log) {
+		list_add_tail(&shard->todo, &ip->lru_link);
+		atomic_fetch_add(&ip->fs->icache->todo, 1);
+	} else {
+		list_add_tail(&shard->lru, &ip->lru_link);
+	}
+}
+
+static void used_again(struct icache_shard *shard UNUSED, struct inode *ip) REQUIRES(&shard->lock)
+{
+	uint32_t flags = atomic_load(&ip->flags);
+
+	assert(ip->refs == 0);
+	if ((flags & (INODE_UNLINKED | INODE_DIRTY_TIMES)) && ip->fs->log)
+		atomic_fetch_sub(&ip->fs->icache->todo, 1);
+	list_del(&ip->lru_link);
+}
+
+/*
+ * *ret_inode: with a reference, loaded; NULL: nobody has it, or its load just failed.  -ESTALE: it
+ * has no links and no references, so it is being deleted.
+ */
+static int get_loaded(struct icache_shard *shard, uint32_t ino, struct inode **ret_inode)
+	REQUIRES(&shard->lock)
 {
 	struct inode *ip = find_locked(shard, ino);
 
+	*ret_inode = NULL;
 	if (!ip)
-		return NULL;
-	if (ip->refs++ == 0)
-		list_del(&ip->lru_link);
-	while (ip->load == LOADING)
+		return 0;
+	if (ip->load == INODE_READY && ip->fs->log && (atomic_load(&ip->flags) & INODE_DYING))
+		return fail(-ESTALE, "inode %u is not in use", ino);
+	if (ip->refs == 0) {
+		if (atomic_load(&ip->flags) & INODE_UNLINKED)
+			return fail(-ESTALE, "inode %u is not in use", ino);
+		used_again(shard, ip);
+	}
+	ip->refs++;
+	while (ip->load == INODE_LOADING)
 		cond_wait(&shard->loaded, &shard->lock);
-	if (ip->load == READY)
-		return ip;
+	if (ip->load == INODE_READY) {
+		*ret_inode = ip;
+		return 0;
+	}
 	/* I1: the loader failed and took it out; the last to leave frees it. */
 	if (--ip->refs == 0)
 		inode_free(ip);
-	return NULL;
+	return 0;
 }
 
 /* Puts @ip into the table to be loaded by the caller; false if somebody else was faster. */
@@ -417,12 +507,12 @@ static void finish_load(struct icache_shard *shard, struct inode *ip, int err)
 
 	mutex_lock(&shard->lock);
 	if (err < 0) {
-		ip->load = FAILED;
+		ip->load = INODE_GONE;
 		list_del(&ip->hash_link);
 		shard->count--;
 		last = --ip->refs == 0;
 	} else {
-		ip->load = READY;
+		ip->load = INODE_READY;
 	}
 	cond_broadcast(&shard->loaded);
 	mutex_unlock(&shard->lock);
@@ -430,7 +520,7 @@ static void finish_load(struct icache_shard *shard, struct inode *ip, int err)
 		inode_free(ip);
 }
 
-int inode_get(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
+static int get(struct uext4_fs *fs, uint32_t ino, enum load_what what, struct inode **ret_inode)
 {
 	struct icache_shard *shard = shard_of(fs->icache, ino);
 	struct inode *ip, *victim;
@@ -438,8 +528,10 @@ int inode_get(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
 
 	for (;;) {
 		mutex_lock(&shard->lock);
-		ip = get_loaded(shard, ino);
+		err = get_loaded(shard, ino, &ip);
 		mutex_unlock(&shard->lock);
+		if (err < 0)
+			return err;
 		if (ip) {
 			*ret_inode = ip;
 			return 0;
@@ -454,7 +546,7 @@ int inode_get(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
 	if (victim)
 		inode_free(victim);
 
-	err = load(ip);
+	err = load(ip, what);
 	finish_load(shard, ip, err);
 	if (err < 0)
 		return err;
@@ -462,19 +554,152 @@ int inode_get(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
 	return 0;
 }
 
+int inode_get(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
+{
+	return get(fs, ino, LOAD_LINKED, ret_inode);
+}
+
+int inode_get_orphan(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
+{
+	return get(fs, ino, LOAD_ORPHAN, ret_inode);
+}
+
+void inode_ref(struct inode *ip)
+{
+	struct icache_shard *shard = shard_of(ip->fs->icache, ip->ino);
+
+	mutex_lock(&shard->lock);
+	assert(ip->refs > 0);
+	ip->refs++;
+	mutex_unlock(&shard->lock);
+}
+
 void inode_put(struct inode *ip)
 {
 	struct icache_shard *shard;
+	bool last = false;
 
 	if (!ip)
 		return;
 	shard = shard_of(ip->fs->icache, ip->ino);
 	mutex_lock(&shard->lock);
 	assert(ip->refs > 0);
-	if (--ip->refs == 0)
-		list_add_tail(&shard->lru, &ip->lru_link);
+	if (--ip->refs == 0) {
+		last = ip->load == INODE_GONE;
+		if (!last)
+			unused(shard, ip);
+	}
+	mutex_unlock(&shard->lock);
+	if (last)
+		inode_free(ip);
+}
+
+/* ---- inodes that are made, and that something remains to be done for ------------------------- */
+
+int inode_make(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
+{
+	struct inode *ip;
+	int err;
+
+	ip = inode_new(fs, ino);
+	if (!ip)
+		return -ENOMEM;
+	err = inode_place(fs, ino, &ip->table_blk, &ip->table_offset);
+	if (err < 0) {
+		inode_free(ip);
+		return err;
+	}
+	*ret_inode = ip;
+	return 0;
+}
+
+void inode_discard(struct inode *ip)
+{
+	inode_free(ip);
+}
+
+int icache_publish(struct inode *ip)
+{
+	struct icache_shard *shard = shard_of(ip->fs->icache, ip->ino);
+	struct inode *other, *victim = NULL;
+
+	decode(ip);
+	mutex_lock(&shard->lock);
+	/* Somebody asks for a number that was not in use: he fails soon. */
+	while ((other = find_locked(shard, ip->ino)) != NULL && other->load == INODE_LOADING)
+		cond_wait(&shard->loaded, &shard->lock);
+	if (!other) {
+		ip->load = INODE_READY;
+		list_add_head(&shard->buckets[ip->ino / SHARDS % BUCKETS], &ip->hash_link);
+		shard->count++;
+		victim = take_victim(shard, ip->fs->icache->inodes_max);
+	}
+	mutex_unlock(&shard->lock);
+	if (victim)
+		inode_free(victim);
+	return other ? corrupt("inode %u is free in the bitmap and in use", ip->ino) : 0;
+}
+
+void icache_unpublish(struct inode *ip)
+{
+	struct icache_shard *shard = shard_of(ip->fs->icache, ip->ino);
+
+	mutex_lock(&shard->lock);
+	assert(ip->refs > 0 && ip->load == INODE_READY);
+	ip->load = INODE_GONE;
+	list_del(&ip->hash_link);
+	shard->count--;
 	mutex_unlock(&shard->lock);
 }
+
+struct inode *icache_pop_todo(struct icache *ic)
+{
+	if (atomic_load(&ic->todo) == 0)
+		return NULL;
+	for (unsigned i = 0; i < SHARDS; i++) {
+		struct icache_shard *shard = &ic->shards[i];
+		struct inode *ip = NULL;
+
+		mutex_lock(&shard->lock);
+		if (!list_empty(&shard->todo)) {
+			ip = list_entry(shard->todo.next, struct inode, lru_link);
+			used_again(shard, ip);
+			ip->refs = 1;
+			if (atomic_load(&ip->flags) & INODE_UNLINKED)
+				atomic_fetch_or(&ip->flags, INODE_DYING);
+		}
+		mutex_unlock(&shard->lock);
+		if (ip)
+			return ip;
+	}
+	return NULL;
+}
+
+size_t icache_find_dirty(struct icache *ic, struct inode **ret_inodes, size_t max)
+{
+	size_t count = 0;
+
+	for (unsigned i = 0; i < SHARDS && count < max; i++) {
+		struct icache_shard *shard = &ic->shards[i];
+
+		mutex_lock(&shard->lock);
+		for (unsigned b = 0; b < BUCKETS && count < max; b++) {
+			list_for_each(pos, &shard->buckets[b]) {
+				struct inode *ip = list_entry(pos, struct inode, hash_link);
+
+				if (ip->load != INODE_READY || ip->refs == 0 || count == max ||
+				    !(atomic_load(&ip->flags) & INODE_DIRTY_TIMES))
+					continue;
+				ip->refs++;
+				ret_inodes[count++] = ip;
+			}
+		}
+		mutex_unlock(&shard->lock);
+	}
+	return count;
+}
+
+/* ---- forgetting ------------------------------------------------------------------------------ */
 
 void icache_forget(struct icache *ic)
 {

@@ -31,7 +31,9 @@ void quota_unload(struct inode *ip);
  * without a handle; quota_claim turns the promise into use.
  */
 int quota_charge_blocks(struct handle *h, struct inode *ip, int64_t blocks) MUST_CHECK;
-int quota_charge_inode(struct handle *h, struct inode *ip, int count) MUST_CHECK;
+int quota_charge_inode(struct handle *h, struct inode *ip) MUST_CHECK;
+/* One inode less.  Cannot fail but by an abort. */
+void quota_release_inode(struct handle *h, struct inode *ip);
 int quota_reserve(struct inode *ip, uint64_t blocks) MUST_CHECK;
 void quota_unreserve(struct inode *ip, uint64_t blocks);
 

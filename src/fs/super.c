@@ -2,15 +2,14 @@
 /*
  * Opening and closing a file system: the superblock, and recovery before anything else is read.
  *
- * Never writes the device.  A dirty journal is replayed into an overlay, which then stands in for
- * the device; closing forgets it.
+ * For a reader, nothing here writes the device: a dirty journal is replayed into an overlay, which
+ * then stands in for the device; closing forgets it.  For a writer recovery goes to the device, and
+ * super_write.c makes the rest of a writable file system.
  *
  *  S1  Nothing but the superblock, the journal and the journal's inode is believed before recovery;
  *      after it, everything that was cached is forgotten and the superblock is read again.
- *  S2  What another host has mounted is refused where multiple-mount protection tells: mmp_check().
  */
-#include "fs/fs.h"
-#include "fs/map.h"
+#include "fs/fs_priv.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
@@ -108,7 +107,7 @@ static void fill_info(struct uext4_fs *fs)
 }
 
 /* Takes over the superblock in fs->dev; before and after recovery. */
-static int super_load(struct uext4_fs *fs, const struct fs_options *options)
+int super_load(struct uext4_fs *fs, const struct fs_options *options)
 {
 	int err;
 
@@ -213,7 +212,7 @@ static int journal_runs_of_device(struct uext4_fs *fs, struct dev *dev, struct r
 	return err < 0 ? err : runs_add(runs, 1, (uint32_t)(blocks - 1), 1);
 }
 
-static int journal_find(struct uext4_fs *fs, struct dev *external, struct journal **ret_journal)
+int super_journal_open(struct uext4_fs *fs, struct dev *external, struct journal **ret_journal)
 {
 	struct runs runs = { 0 };
 	struct dev *dev = fs->dev;
@@ -235,7 +234,7 @@ static int journal_find(struct uext4_fs *fs, struct dev *external, struct journa
 }
 
 /* Returns whether there is anything to recover. */
-static bool fill_journal_info(struct uext4_info *info, const struct journal *journal)
+bool super_fill_journal_info(struct uext4_info *info, const struct journal *journal)
 {
 	struct journal_info ji;
 
@@ -248,58 +247,8 @@ static bool fill_journal_info(struct uext4_info *info, const struct journal *jou
 
 /* ---- recovery ------------------------------------------------------------------------------ */
 
-static int mmp_read(struct uext4_fs *fs, struct mmp_struct *ret)
-{
-	uint8_t *block FREE_SCOPE = mem_alloc(fs->geom.block_size);
-	uint64_t blk = le64_get(fs->super.s_mmp_block);
-	int err;
-
-	if (!block)
-		return -ENOMEM;
-	if (blk < fs->geom.first_data_block || blk >= fs->geom.blocks)
-		return corrupt("MMP block %llu lies outside of the file system",
-			       (unsigned long long)blk);
-	err = dev_read(fs->dev, blk << fs->geom.block_bits, block, fs->geom.block_size);
-	if (err < 0)
-		return err;
-	err = verify_mmp(&fs->geom, block);
-	if (err < 0)
-		return err;
-	memcpy(ret, block, sizeof(*ret));
-	return 0;
-}
-
-/*
- * Multiple-mount protection (S2): a host that has the file system mounted counts mmp_seq up all the
- * time.  The wait to see that is needed only where it was not left clean.
- */
-static int mmp_check(struct uext4_fs *fs)
-{
-	struct mmp_struct before, after;
-	uint32_t interval;
-	int err;
-
-	if (!geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_MMP))
-		return 0;
-	err = mmp_read(fs, &before);
-	if (err < 0)
-		return err;
-	if (le32_get(before.mmp_seq) == EXT4_MMP_SEQ_CLEAN)
-		return 0;
-	if (le32_get(before.mmp_seq) == EXT4_MMP_SEQ_FSCK)
-		return fail(-EBUSY, "fsck is running on it (MMP, host %.64s)", before.mmp_nodename);
-	interval = (uint32_t)max_u64(le16_get(before.mmp_check_interval), 1);
-	sleep_ms((uint32_t)min_u64(2 * interval + 1, 60) * 1000);
-	err = mmp_read(fs, &after);
-	if (err < 0)
-		return err;
-	if (le32_get(after.mmp_seq) != le32_get(before.mmp_seq))
-		return fail(-EBUSY, "it is mounted on host %.64s (MMP)", after.mmp_nodename);
-	return 0;
-}
-
 /* Forgets what was read before recovery changed it (S1). */
-static int reload(struct uext4_fs *fs, const struct fs_options *options)
+int super_reload(struct uext4_fs *fs, const struct fs_options *options)
 {
 	struct geom before = fs->geom;
 	int err;
@@ -318,8 +267,8 @@ static int reload(struct uext4_fs *fs, const struct fs_options *options)
 	return 0;
 }
 
-static int recover_fast_commits(struct uext4_fs *fs, struct journal *journal, uint32_t next_tid,
-				const struct fs_options *options)
+int super_recover_fast_commits(struct uext4_fs *fs, struct journal *journal, uint32_t next_tid,
+			       const struct fs_options *options)
 {
 	uint8_t *tags FREE_SCOPE = NULL;
 	uint32_t commits = 0;
@@ -334,10 +283,17 @@ static int recover_fast_commits(struct uext4_fs *fs, struct journal *journal, ui
 	fs->info.replayed_fast_commits = commits;
 	if (bytes == 0)
 		return 0;
+	if (options->write) {
+		mem_free(tags);
+		tags = NULL;
+		return fail(
+			-EOPNOTSUPP,
+			"fast commits are pending, which this version replays only for reading");
+	}
 	err = fastcommit_replay(fs, tags, bytes);
 	if (err < 0)
 		return fail_in(err, "fast commit");
-	return reload(fs, options);
+	return super_reload(fs, options);
 }
 
 static int recover(struct uext4_fs *fs, const struct fs_options *options)
@@ -346,10 +302,10 @@ static int recover(struct uext4_fs *fs, const struct fs_options *options)
 	struct journal_recovery result;
 	int err;
 
-	err = journal_find(fs, options->journal_dev, &journal);
+	err = super_journal_open(fs, options->journal_dev, &journal);
 	if (err < 0)
 		goto out;
-	if (fill_journal_info(&fs->info, journal))
+	if (super_fill_journal_info(&fs->info, journal))
 		fs->info.journal_dirty = 1;
 	if (!fs->info.journal_dirty)
 		goto out;
@@ -360,9 +316,9 @@ static int recover(struct uext4_fs *fs, const struct fs_options *options)
 	fs->info.replayed_transactions = result.transactions;
 	fs->info.replayed_blocks = result.blocks;
 	fs->info.replayed_revokes = result.revokes;
-	err = reload(fs, options);
+	err = super_reload(fs, options);
 	if (err == 0)
-		err = recover_fast_commits(fs, journal, result.next_tid, options);
+		err = super_recover_fast_commits(fs, journal, result.next_tid, options);
 out:
 	journal_close(journal);
 	/*
@@ -394,7 +350,8 @@ static int prepare_dev(struct uext4_fs *fs, struct dev *dev, const struct fs_opt
 		info->journal_dirty = geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_RECOVER);
 	}
 	/* A backup superblock never says that a journal is pending: the journal has to be asked. */
-	if ((info->journal_dirty || (has_journal && options->superblock)) && !options->norecovery) {
+	if ((info->journal_dirty || (has_journal && options->superblock)) && !options->norecovery &&
+	    !options->write) {
 		err = dev_overlay_create(dev, fs->geom.block_size, &overlay);
 		if (err < 0)
 			return err;
@@ -418,34 +375,59 @@ static int prepare_caches(struct uext4_fs *fs, const struct fs_options *options)
 
 int fs_close(struct uext4_fs *fs)
 {
+	int err = fs->writable ? super_stop_writing(fs) : 0;
+
 	icache_destroy(fs->icache);
 	cache_destroy(fs->cache);
 	fastcommit_destroy(fs->fc);
+	mmp_release(fs);
 	mutex_finish(&fs->count_lock);
+	mutex_finish(&fs->super_lock);
+	mutex_finish(&fs->rename_lock);
+	mutex_finish(&fs->note_lock);
+	freeze_destroy(fs->freeze);
 	dev_close(fs->dev);
+	dev_close(fs->journal_dev);
 	mem_free(fs);
-	return 0;
+	return err;
+}
+
+static struct uext4_fs *fs_new(const struct mapping_ops *file_ops)
+{
+	struct uext4_fs *fs = mem_zalloc(sizeof(*fs));
+
+	if (!fs)
+		return NULL;
+	mutex_init(&fs->count_lock, RANK_leaf);
+	mutex_init(&fs->super_lock, RANK_super);
+	mutex_init(&fs->rename_lock, RANK_rename);
+	mutex_init(&fs->note_lock, RANK_leaf);
+	list_init(&fs->orphans);
+	fs->file_ops = file_ops;
+	return fs;
 }
 
 int fs_open(struct dev *dev, const struct fs_options *options, const struct mapping_ops *file_ops,
 	    struct uext4_fs **ret_fs)
 {
-	struct uext4_fs *fs = mem_zalloc(sizeof(*fs));
+	struct uext4_fs *fs = fs_new(file_ops);
 	int err;
 
 	if (!fs) {
 		dev_close(dev);
 		return -ENOMEM;
 	}
-	mutex_init(&fs->count_lock, RANK_leaf);
-	fs->file_ops = file_ops;
 	err = prepare_dev(fs, dev, options);
 	if (err == 0)
 		err = prepare_caches(fs, options);
-	if (err == 0 && !options->nolock)
-		err = mmp_check(fs);
-	if (err == 0 && fs->dev != dev)
-		err = recover(fs, options);
+	if (err == 0 && options->write) {
+		err = super_start_writing(fs, options);
+	} else if (err == 0) {
+		if (!options->nolock)
+			err = mmp_check(fs);
+		if (err == 0 && fs->dev != dev)
+			err = recover(fs, options);
+	}
 	if (err < 0) {
 		(void)fs_close(fs);
 		return err;
@@ -462,10 +444,11 @@ void fs_info(struct uext4_fs *fs, struct uext4_info *ret)
 
 	info.free_known = group_count_free(fs, &info.blocks_free, &info.inodes_free) == 0;
 	if (info.journal_ino != 0 && info.journal_blocks == 0 &&
-	    journal_find(fs, NULL, &journal) == 0) {
-		(void)fill_journal_info(&info, journal);
+	    super_journal_open(fs, NULL, &journal) == 0) {
+		(void)super_fill_journal_info(&info, journal);
 		journal_close(journal);
 	}
-	info.orphans_known = orphan_count(fs, &info.orphans) == 0;
+	/* While it is open for writing the orphans are those of this moment: of no interest. */
+	info.orphans_known = !fs->writable && orphan_count(fs, &info.orphans) == 0;
 	*ret = info;
 }

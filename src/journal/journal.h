@@ -65,6 +65,12 @@ int journal_recover(struct journal *j, struct dev *target, blk_t target_blocks,
 		    struct journal_recovery *ret) MUST_CHECK;
 
 /*
+ * After a recovery to the device itself, which was flushed: the log is empty, the next transaction
+ * is @next_tid.  Writes and flushes the journal's superblock.  Idempotent (J8).
+ */
+int journal_mark_empty(struct journal *j, uint32_t next_tid) MUST_CHECK;
+
+/*
  * The fast commits that follow transaction @next_tid - 1, as one row of tags: *ret_tags
  * (mem_free()) holds *ret_bytes of (struct ext4_fc_tl, value) of all complete fast commits in
  * order, HEAD, TAIL and PAD left out; *ret_commits counts them.  0 bytes if there are none.

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Parts of the writing engine that are not there yet: each refuses.  Whoever writes one takes it
+ * out of here; when the last is written this file goes.
+ */
+#include "fs/balloc.h"
+#include "fs/map.h"
+#include "fs/xattr.h"
+
+#include "base/diag.h"
+
+static int refuse(const char *what)
+{
+	return fail(-EOPNOTSUPP, "%s: not in this version", what);
+}
+
+/* balloc.c, ialloc.c */
+int balloc_create(struct uext4_fs *fs)
+{
+	return refuse("allocation of blocks");
+}
+void balloc_destroy(struct uext4_fs *fs) {}
+void balloc_committed(struct uext4_fs *fs, tid_t tid) {}
+void balloc_discard_prealloc(struct inode *ip) {}
+void balloc_fill_super(struct uext4_fs *fs, struct ext4_super_block *sb) {}
+int ialloc_alloc(struct handle *h, struct uext4_fs *fs, struct inode *parent, bool is_dir,
+		 uint32_t *ret_ino)
+{
+	return refuse("allocation of inodes");
+}
+int ialloc_free(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir)
+{
+	return refuse("allocation of inodes");
+}
+
+/* cache */
+void cache_drop_dirty(struct cache *cache) {}
+int cache_flush(struct cache *cache)
+{
+	return 0;
+}
+int cache_start_flusher(struct cache *cache, uint64_t dirty_max_bytes)
+{
+	return refuse("writeback");
+}
+void cache_stop_flusher(struct cache *cache) {}
+void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last) {}
+
+/* journal */
+void handle_dirty(struct handle *h, struct buf *buf) {}
+int handle_get_write(struct handle *h, struct buf *buf)
+{
+	return refuse("transactions");
+}
+int handle_restart(struct handle *h, uint32_t credits)
+{
+	return refuse("transactions");
+}
+int handle_start(struct txn_log *log, uint32_t credits, struct handle **ret_handle)
+{
+	return refuse("transactions");
+}
+int handle_stop(struct handle *h)
+{
+	return refuse("transactions");
+}
+tid_t handle_tid(const struct handle *h)
+{
+	return 0;
+}
+int journal_mark_empty(struct journal *j, uint32_t next_tid)
+{
+	return refuse("transactions");
+}
+void txn_log_abort(struct txn_log *log, int err) {}
+int txn_log_create(struct journal *j, const struct txn_log_options *options,
+		   struct txn_log **ret_log)
+{
+	return refuse("transactions");
+}
+int txn_log_create_none(const struct txn_log_options *options, struct txn_log **ret_log)
+{
+	return refuse("transactions");
+}
+int txn_log_destroy(struct txn_log *log)
+{
+	return refuse("transactions");
+}
+int txn_log_flush(struct txn_log *log)
+{
+	return refuse("transactions");
+}
+int txn_log_sync(struct txn_log *log)
+{
+	return refuse("transactions");
+}
+
+/* map */
+uint32_t map_credits(const struct inode *ip)
+{
+	return 1;
+}
+void map_init(struct inode *ip) {}
+int map_remove(struct handle *h, struct inode *ip, lblk_t first, uint32_t count, uint32_t *ret_left)
+{
+	return refuse("changes of maps");
+}
+
+/* xattr */
+int xattr_delete_all(struct handle *h, struct inode *ip)
+{
+	return refuse("changes of attributes");
+}
+uint32_t xattr_set_credits(const struct inode *ip, size_t size)
+{
+	return 1;
+}
