@@ -328,6 +328,8 @@ enum uext4_file_flag {
 	UEXT4_FILE_APPEND = 1u << 1, /* every write goes to the end */
 	UEXT4_FILE_SYNC = 1u << 2,   /* every write is followed by what uext4_fsync() does */
 	UEXT4_FILE_DIRECT = 1u << 3, /* large aligned reads and writes may pass the cache by */
+	/* The writer is not privileged: setuid, setgid and capabilities go with the first write. */
+	UEXT4_FILE_KILL_PRIV = 1u << 4,
 };
 
 /*

@@ -45,7 +45,7 @@ MACHINE_PATH = re.compile(r"(?<![\w.}])/(?:work|farm|home/\w+|tmp/team)/")
 # rule names is free.  Symbols come without the decorations of large files and fortification.
 CALLS = [
     (["src/sync/*"], ["pthread_*", "sem_*", "nanosleep", "clock_[gsn]*", "clock", "usleep", "sleep", "time",
-                      "gettimeofday", "sched_*", "thrd_*", "mtx_*", "cnd_*"]),
+                      "gettimeofday", "getrandom", "sched_*", "thrd_*", "mtx_*", "cnd_*"]),
     (["src/base/mem.c"], ["malloc", "calloc", "realloc", "reallocarray", "free", "posix_memalign",
                           "aligned_alloc", "memalign", "valloc", "mmap", "munmap", "mremap",
                           "madvise", "strdup", "strndup", "asprintf", "vasprintf", "getline"]),

@@ -9,16 +9,15 @@
  *  A1  No call returns with a lock held (asserted by api_end()).
  *  A2  Every failure has a text; an error without one gets the system's words.
  *  A3  `ret_` parameters are touched only on success.
+ *
+ * This file: opening, and what reads.  change.c: what changes.
  */
-/* What is declared here is all that leaves the library. */
-#pragma GCC visibility push(default)
-#include "uext4.h"
-#pragma GCC visibility pop
-
+#include "api/api_priv.h"
 #include "api/test_hooks.h"
+
 #include "base/diag.h"
 #include "base/mem.h"
-#include "ops/ops.h"
+#include "fs/balloc.h"
 
 #define SMALL_VALUE 512u    /* bytes of an attribute that need no allocation */
 #define VALUE_MAX 65536u    /* bytes of an attribute, and of a list of names */
@@ -27,16 +26,11 @@
 #define EXTENT_BATCH 64u
 #define READLINK_MAX 65536u
 
-struct uext4_file {
-	struct inode *ip;
-};
-
 struct uext4_dir {
 	struct dir_cursor *cursor;
 };
 
-/* The end of every call that can fail. */
-static int api_end(int err)
+int api_end(int err)
 {
 	lockrank_assert_none();
 	if (err < 0 && diag_text()[0] == '\0')
@@ -44,7 +38,14 @@ static int api_end(int err)
 	return err;
 }
 
-static int invalid(const char *what)
+/* What is left over of the call itself goes first, so its error is the one that is told. */
+int api_end_reap(struct uext4_fs *fs, int err)
+{
+	lockrank_assert_none();
+	return api_end(first_error(err, inode_reap(fs)));
+}
+
+int api_invalid(const char *what)
 {
 	return api_end(fail(-EINVAL, "%s", what));
 }
@@ -61,7 +62,9 @@ const char *uext4_last_error(void)
 
 /* ---- open and close ------------------------------------------------------------------------ */
 
-#define OPEN_FLAGS (UEXT4_OPEN_NORECOVERY | UEXT4_OPEN_NOLOCK)
+#define OPEN_FLAGS                                                                              \
+	(UEXT4_OPEN_NORECOVERY | UEXT4_OPEN_NOLOCK | UEXT4_OPEN_WRITE | UEXT4_OPEN_NODELALLOC | \
+	 UEXT4_OPEN_NOBARRIER)
 
 /*
  * Copies what the caller knows of the options; a caller built against an older header knows less.
@@ -88,32 +91,52 @@ static int options_take(const struct uext4_open_options *options, struct uext4_o
 		return fail(-EINVAL, "a block size of %u", o.block_size);
 	if (o.block_size != 0 && o.superblock == 0)
 		return fail(-EINVAL, "a block size without the number of a backup superblock");
+	if ((o.flags & UEXT4_OPEN_WRITE) &&
+	    ((o.flags & (UEXT4_OPEN_NORECOVERY | UEXT4_OPEN_NOLOCK)) || o.superblock != 0))
+		return fail(
+			-EINVAL,
+			"an image is opened for writing only with its lock, its journal replayed, "
+			"and by its primary superblock");
+	if (o.data_mode > UEXT4_DATA_WRITEBACK || o.errors > UEXT4_ERRORS_PANIC || o.unused != 0)
+		return fail(-EINVAL, "an option that this version does not know");
 	*ret = o;
 	return 0;
 }
 
+static uint32_t dev_flags(const struct uext4_open_options *o)
+{
+	return (o->flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0) |
+	       (o->flags & UEXT4_OPEN_WRITE ? DEV_FILE_WRITE : 0);
+}
+
 static int open_on(struct dev *dev, const struct uext4_open_options *o, struct uext4_fs **ret_fs)
 {
+	static const enum fs_data_mode data_modes[] = { FS_DATA_ORDERED, FS_DATA_JOURNAL,
+							FS_DATA_WRITEBACK };
 	struct fs_options options = {
 		.superblock = o->superblock,
 		.block_size = o->block_size,
 		.cache_bytes = o->cache_bytes,
 		.norecovery = o->flags & UEXT4_OPEN_NORECOVERY,
 		.nolock = o->flags & UEXT4_OPEN_NOLOCK,
+		.write = o->flags & UEXT4_OPEN_WRITE,
+		.nodelalloc = o->flags & UEXT4_OPEN_NODELALLOC,
+		.no_barrier = o->flags & UEXT4_OPEN_NOBARRIER,
+		.data_mode = data_modes[o->data_mode],
+		.errors = (enum fs_errors)o->errors,
+		.commit_interval_ms = o->commit_ms,
+		.dirty_max_bytes = o->dirty_bytes,
 	};
-	uint32_t flags = o->flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0;
 	int err;
 
 	if (o->journal_path) {
-		err = dev_file_open(o->journal_path, 0, 0, flags, &options.journal_dev);
+		err = dev_file_open(o->journal_path, 0, 0, dev_flags(o), &options.journal_dev);
 		if (err < 0) {
 			dev_close(dev);
 			return fail_in(err, "external journal");
 		}
 	}
-	err = fs_open(dev, &options, &file_mapping_ops, ret_fs);
-	dev_close(options.journal_dev);
-	return err;
+	return fs_open(dev, &options, &file_mapping_ops, ret_fs);
 }
 
 int uext4_open(const char *path, const struct uext4_open_options *options, struct uext4_fs **ret_fs)
@@ -124,11 +147,10 @@ int uext4_open(const char *path, const struct uext4_open_options *options, struc
 
 	diag_clear();
 	if (!path || !ret_fs)
-		return invalid("a NULL pointer");
+		return api_invalid("a NULL pointer");
 	err = options_take(options, &o);
 	if (err == 0)
-		err = dev_file_open(path, o.offset, o.length,
-				    o.flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0, &dev);
+		err = dev_file_open(path, o.offset, o.length, dev_flags(&o), &dev);
 	if (err == 0)
 		err = open_on(dev, &o, ret_fs);
 	return api_end(err);
@@ -142,11 +164,10 @@ int uext4_open_fd(int fd, const struct uext4_open_options *options, struct uext4
 
 	diag_clear();
 	if (!ret_fs)
-		return invalid("a NULL pointer");
+		return api_invalid("a NULL pointer");
 	err = options_take(options, &o);
 	if (err == 0)
-		err = dev_file_open_fd(fd, o.offset, o.length,
-				       o.flags & UEXT4_OPEN_NOLOCK ? DEV_FILE_NOLOCK : 0, &dev);
+		err = dev_file_open_fd(fd, o.offset, o.length, dev_flags(&o), &dev);
 	if (err == 0)
 		err = open_on(dev, &o, ret_fs);
 	return api_end(err);
@@ -198,7 +219,7 @@ int uext4_statfs(struct uext4_fs *fs, uint32_t flags, struct uext4_statfs *ret)
 
 	diag_clear();
 	if (flags & ~(uint32_t)UEXT4_STATFS_MINIXDF)
-		return invalid("a flag that this version does not know");
+		return api_invalid("a flag that this version does not know");
 	err = fs_statfs(fs, flags, &st);
 	if (err == 0)
 		user_copy_out(ret, &st, sizeof(st));
@@ -231,8 +252,7 @@ int uext4_stats(struct uext4_fs *fs, struct uext4_stats *ret_stats)
 
 /* ---- names and attributes ------------------------------------------------------------------ */
 
-/* An inode that a user can have: the root, or one that is not reserved. */
-static int get_user_inode(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
+int api_get_inode(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)
 {
 	if (ino != UEXT4_ROOT_INO && ino < fs->geom.first_ino)
 		return fail(ino == 0 ? -EINVAL : -ESTALE, "inode %u is reserved", ino);
@@ -256,7 +276,7 @@ int uext4_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uin
 {
 	diag_clear();
 	if (flags & ~(uint32_t)(UEXT4_RESOLVE_NOFOLLOW | UEXT4_RESOLVE_NO_SYMLINKS))
-		return invalid("a flag that this version does not know");
+		return api_invalid("a flag that this version does not know");
 	return api_end(namei_resolve(fs, start_ino, path, flags, ret_ino));
 }
 
@@ -267,7 +287,7 @@ int uext4_stat(struct uext4_fs *fs, uint32_t ino, struct uext4_stat *ret_stat)
 	int err;
 
 	diag_clear();
-	err = get_user_inode(fs, ino, &ip);
+	err = api_get_inode(fs, ino, &ip);
 	if (err == 0) {
 		inode_stat(ip, &st);
 		inode_put(ip);
@@ -284,7 +304,7 @@ int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, si
 	int err;
 
 	diag_clear();
-	err = get_user_inode(fs, ino, &ip);
+	err = api_get_inode(fs, ino, &ip);
 	if (err < 0)
 		return api_end(err);
 	if (!inode_is_lnk(ip))
@@ -308,7 +328,7 @@ int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir
 	int err;
 
 	diag_clear();
-	err = get_user_inode(fs, ino, &ip);
+	err = api_get_inode(fs, ino, &ip);
 	if (err < 0)
 		return api_end(err);
 	if (!inode_is_dir(ip))
@@ -362,6 +382,41 @@ int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *
 
 /* ---- file contents ------------------------------------------------------------------------- */
 
+#define FILE_FLAGS                                                                    \
+	(UEXT4_FILE_WRITE | UEXT4_FILE_APPEND | UEXT4_FILE_SYNC | UEXT4_FILE_DIRECT | \
+	 UEXT4_FILE_KILL_PRIV)
+
+int api_file_create(struct inode *ip, uint32_t flags, struct uext4_file **ret_file)
+{
+	struct uext4_file *file = mem_zalloc(sizeof(*file));
+
+	if (!file)
+		return -ENOMEM;
+	file->ip = ip;
+	file->flags = flags;
+	mutex_init(&file->lock, RANK_leaf);
+	file->error_seen = atomic_load(&ip->pages.error_seq);
+	if (flags & UEXT4_FILE_WRITE)
+		atomic_fetch_add(&ip->writers, 1);
+	*ret_file = file;
+	return 0;
+}
+
+static int check_file_open(const struct inode *ip, uint32_t flags)
+{
+	if (inode_is_dir(ip))
+		return fail(-EISDIR, "inode %u is a directory", ip->ino);
+	if (!inode_is_reg(ip))
+		return fail(-EINVAL, "inode %u is no regular file", ip->ino);
+	if (!(flags & UEXT4_FILE_WRITE))
+		return 0;
+	if (inode_has_flag(ip, EXT4_IMMUTABLE_FL | EXT4_VERITY_FL))
+		return fail(-EPERM, "inode %u is immutable", ip->ino);
+	if (inode_has_flag(ip, EXT4_APPEND_FL) && !(flags & UEXT4_FILE_APPEND))
+		return fail(-EPERM, "inode %u is append-only", ip->ino);
+	return fs_check_writable(ip->fs);
+}
+
 int uext4_file_open(struct uext4_fs *fs, uint32_t ino, uint32_t flags, struct uext4_file **ret_file)
 {
 	struct inode *ip INODE_SCOPE = NULL;
@@ -369,28 +424,42 @@ int uext4_file_open(struct uext4_fs *fs, uint32_t ino, uint32_t flags, struct ue
 	int err;
 
 	diag_clear();
-	err = get_user_inode(fs, ino, &ip);
+	if (flags & ~(uint32_t)FILE_FLAGS)
+		return api_invalid("a flag that this version does not know");
+	err = api_get_inode(fs, ino, &ip);
+	if (err == 0)
+		err = check_file_open(ip, flags);
+	if (err == 0)
+		err = api_file_create(ip, flags, &file);
 	if (err < 0)
 		return api_end(err);
-	if (inode_is_dir(ip))
-		return api_end(fail(-EISDIR, "inode %u is a directory", ino));
-	if (!inode_is_reg(ip))
-		return api_end(fail(-EINVAL, "inode %u is no regular file", ino));
-	file = mem_alloc(sizeof(*file));
-	if (!file)
-		return api_end(-ENOMEM);
-	file->ip = ip;
 	ip = NULL;
 	*ret_file = file;
 	return api_end(0);
 }
 
+/*
+ * The last writer's preallocation ends with him.  What remains to be done for an inode that goes
+ * now is not the closer's failure: an orphan stays one, until the next mount.
+ */
 void uext4_file_close(struct uext4_file *file)
 {
+	struct uext4_fs *fs;
+
 	if (!file)
 		return;
+	fs = file->ip->fs;
+	if ((file->flags & UEXT4_FILE_WRITE) && atomic_fetch_sub(&file->ip->writers, 1) == 1)
+		balloc_discard_prealloc(file->ip);
 	inode_put(file->ip);
+	mutex_finish(&file->lock);
 	mem_free(file);
+	(void)api_end_reap(fs, 0);
+}
+
+uint32_t uext4_file_ino(const struct uext4_file *file)
+{
+	return file->ip->ino;
 }
 
 int uext4_pread(struct uext4_file *file, void *buf, size_t len, uint64_t offset, size_t *ret_read)
@@ -408,7 +477,7 @@ int uext4_seek(struct uext4_file *file, uint64_t offset, enum uext4_seek what, u
 {
 	diag_clear();
 	if (what != UEXT4_SEEK_DATA && what != UEXT4_SEEK_HOLE)
-		return invalid("neither data nor hole is asked for");
+		return api_invalid("neither data nor hole is asked for");
 	return api_end(file_seek(file->ip, offset, what, ret_offset));
 }
 
@@ -422,7 +491,7 @@ int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t l
 	int err;
 
 	diag_clear();
-	err = get_user_inode(fs, ino, &ip);
+	err = api_get_inode(fs, ino, &ip);
 	if (err < 0)
 		return api_end(err);
 	while (done < count && offset < end) {
@@ -453,7 +522,7 @@ static int xattr_call(struct uext4_fs *fs, uint32_t ino, const char *name, void 
 	size_t got;
 	int err;
 
-	err = get_user_inode(fs, ino, &ip);
+	err = api_get_inode(fs, ino, &ip);
 	if (err < 0)
 		return err;
 	size = min_size(size, VALUE_MAX);
@@ -489,7 +558,7 @@ int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *b
 
 	diag_clear();
 	if (!name)
-		return invalid("no name");
+		return api_invalid("no name");
 	name_len = strnlen(name, sizeof(own));
 	if (name_len == sizeof(own))
 		return api_end(fail(-ERANGE, "the attribute's name is too long"));

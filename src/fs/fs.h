@@ -190,6 +190,8 @@ struct inode {
 	enum inode_load load;  /* icache */
 	struct list hash_link; /* icache */
 	struct list lru_link;  /* icache */
+	uint32_t holds;	       /* icache: of the cache, while pages are dirty */
+	bool queued;	       /* icache: for inode_reap() */
 
 	struct rwlock lock;	    /* RANK_inode */
 	struct rwlock invalidate;   /* RANK_invalidate */
@@ -245,6 +247,12 @@ void inode_put(struct inode *ip); /* NULL is fine; never evicts while a rank is 
 
 /* One more reference to one that is referenced. */
 void inode_ref(struct inode *ip);
+/*
+ * mapping_ops' hold and release.  A held inode stays in memory, but a hold is no reference: an
+ * inode without links and references is deleted though its pages are dirty, which are dropped then.
+ */
+void inode_hold(struct inode *ip);
+void inode_release(struct inode *ip);
 /*
  * Finishes inodes whose last reference went while they had no links, in this thread.  At the end of
  * every call of the API, with nothing held.

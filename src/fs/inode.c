@@ -7,9 +7,9 @@
  *
  *  I1  An inode is in the table at most once; whoever asks while it is being loaded waits for that
  *      load.  If it fails, each of those who waited tries for himself and reports his own error.
- *  I2  Only inodes without references are evicted.  inode_put() never evicts: it only queues (M2).
- *      What has no links any more, or times that are not stored, goes to a list of its own, which
- *      inode_reap() works off where nothing is held.
+ *  I2  Only inodes without references and holds are evicted.  inode_put() never evicts: it only
+ *      queues (M2). What has no links any more, or times that are not stored, goes to a list of its
+ *      own, which inode_reap() works off where nothing is held.
  *  I3  The raw inode was verified as a whole when it was loaded; nothing in it is checked again.
  *
  * Life: INODE_LOADING -> INODE_READY (load succeeded; found in the table by others)
@@ -427,28 +427,29 @@ static struct inode *take_victim(struct icache_shard *shard, uint32_t max) REQUI
 	return ip;
 }
 
-/* Nobody refers to it; whoever puts the last reference without links hands it to inode_reap(). */
+/* Nobody refers to it any more. */
 static void unused(struct icache_shard *shard, struct inode *ip) REQUIRES(&shard->lock)
 {
 	uint32_t flags = atomic_load(&ip->flags);
 
-	assert(ip->refs == 0 && ip->load == INODE_READY);
-	if ((flags & (INODE_UNLINKED | INODE_DIRTY_TIMES)) && ip->fs->log) {
+	assert(ip->refs == 0 && ip->load == INODE_READY && !ip->queued);
+	if (ip->fs->log &&
+	    ((flags & INODE_UNLINKED) || (ip->holds == 0 && (flags & INODE_DIRTY_TIMES)))) {
 		list_add_tail(&shard->todo, &ip->lru_link);
+		ip->queued = true;
 		atomic_fetch_add(&ip->fs->icache->todo, 1);
-	} else {
+	} else if (ip->holds == 0) {
 		list_add_tail(&shard->lru, &ip->lru_link);
 	}
 }
 
 static void used_again(struct icache_shard *shard UNUSED, struct inode *ip) REQUIRES(&shard->lock)
 {
-	uint32_t flags = atomic_load(&ip->flags);
-
 	assert(ip->refs == 0);
-	if ((flags & (INODE_UNLINKED | INODE_DIRTY_TIMES)) && ip->fs->log)
+	if (ip->queued)
 		atomic_fetch_sub(&ip->fs->icache->todo, 1);
-	list_del(&ip->lru_link);
+	ip->queued = false;
+	list_del(&ip->lru_link); /* which it is not on while it is held */
 }
 
 /*
@@ -585,6 +586,33 @@ void inode_put(struct inode *ip)
 	mutex_lock(&shard->lock);
 	assert(ip->refs > 0);
 	if (--ip->refs == 0) {
+		last = ip->load == INODE_GONE && ip->holds == 0;
+		if (ip->load == INODE_READY)
+			unused(shard, ip);
+	}
+	mutex_unlock(&shard->lock);
+	if (last)
+		inode_free(ip);
+}
+
+void inode_hold(struct inode *ip)
+{
+	struct icache_shard *shard = shard_of(ip->fs->icache, ip->ino);
+
+	mutex_lock(&shard->lock);
+	assert(ip->refs > 0 || ip->holds > 0 || ip->queued);
+	ip->holds++;
+	mutex_unlock(&shard->lock);
+}
+
+void inode_release(struct inode *ip)
+{
+	struct icache_shard *shard = shard_of(ip->fs->icache, ip->ino);
+	bool last = false;
+
+	mutex_lock(&shard->lock);
+	assert(ip->holds > 0);
+	if (--ip->holds == 0 && ip->refs == 0 && !ip->queued) {
 		last = ip->load == INODE_GONE;
 		if (!last)
 			unused(shard, ip);

@@ -71,7 +71,11 @@ int attr_xattr_set(struct inode *ip, const char *name, const void *value, size_t
  * ---- changes: file_write.c, writeback.c, truncate.c --------------------------------------------
  */
 
-enum file_write_flag { FILE_WRITE_APPEND = 1u << 0, FILE_WRITE_DIRECT = 1u << 1 };
+enum file_write_flag {
+	FILE_WRITE_APPEND = 1u << 0,
+	FILE_WRITE_DIRECT = 1u << 1,
+	FILE_WRITE_KILL_PRIV = 1u << 2, /* setuid, setgid, capabilities go */
+};
 /* *ret_offset: where it went (the end, with APPEND). */
 int file_write(struct inode *ip, const void *user, size_t len, uint64_t offset, uint32_t flags,
 	       size_t *ret_written, uint64_t *ret_offset) MUST_CHECK;
