@@ -21,6 +21,7 @@ UNITS = [
     "dev",
     "disk",
     "cache",
+    "cache_write",
     "journal",
     "fs",
 ]

@@ -2,7 +2,8 @@
 /*
  * The cache as a whole: create, destroy, numbers.
  *
- * Buffers are in buf.c, pages in page.c, and the memory of both in reclaim.c.
+ * Buffers are in buf.c, pages in page.c and, as far as they are dirty, in writeback.c, and the
+ * memory of both in reclaim.c.
  */
 #include "cache/cache_priv.h"
 
@@ -26,6 +27,7 @@ int cache_create(struct dev *dev, uint64_t budget, struct cache **ret_cache)
 		return err;
 	}
 	reclaim_init(cache);
+	dirty_init(cache);
 	*ret_cache = cache;
 	return 0;
 }
@@ -35,6 +37,7 @@ void cache_destroy(struct cache *cache)
 	if (cache == NULL)
 		return;
 	cache_forget_buffers(cache);
+	dirty_finish(cache);
 	reclaim_finish(cache);
 	buf_index_finish(cache);
 	mem_free(cache);
@@ -68,5 +71,7 @@ void cache_get_stats(struct cache *cache, struct cache_stats *ret_stats)
 		stats.page_misses += atomic_load_explicit(&counts->misses, memory_order_relaxed);
 	}
 	stats.bytes = atomic_load_explicit(&cache->bytes_total, memory_order_relaxed);
+	stats.dirty_bytes = atomic_load_explicit(&cache->dirty.pages, memory_order_relaxed)
+			    << PAGE_BITS;
 	*ret_stats = stats;
 }

@@ -31,7 +31,8 @@ struct slab;  /* where the memory of some buffers or pages comes from */
 struct cache_stats {
 	uint64_t buffer_hits, buffer_misses;
 	uint64_t page_hits, page_misses;
-	uint64_t bytes; /* held now */
+	uint64_t bytes;	      /* held now */
+	uint64_t dirty_bytes; /* of these, dirty or under writeback */
 };
 
 /*
@@ -144,7 +145,7 @@ struct page {
 	struct slab *slab; /* c */
 	int error;	   /* page lock: of the read that failed */
 	uint8_t dirty;	   /* page lock: parts that differ from what is on disk */
-	uint8_t reserved;  /* page lock: of these, parts whose block has no place yet */
+	uint8_t reserved;  /* page lock: parts whose block has no place yet; ops' own */
 };
 
 /*
@@ -155,21 +156,24 @@ struct page {
  * (or the inode's lock, exclusive) and no rank above `page`.  All or nothing.
  *
  * writepages: write dirty pages of [@first, @last] and make them clean; see writeback.c for how a
- * page goes through it.  Called with no rank from `commit` on; may start handles.  It goes on after
- * an error as far as that makes sense and returns the first one; what could not be written is dirty
- * again.
+ * page goes through it.  Called with no rank from `commit` on; may start handles.  @wait: a page
+ * that is under writeback already is waited for and written again if it became dirty meanwhile;
+ * otherwise it may be passed over.  It goes on after an error as far as that makes sense and
+ * returns the first one; what could not be written is dirty again.
  *
- * drop: a locked dirty page is about to be thrown away (truncate, punch): give back what was
- * reserved for its parts.
+ * drop: a locked page is about to be thrown away (truncate, punch): give back what was reserved for
+ * its parts.
  *
  * hold, release: a file with dirty pages is referenced by the cache; release only queues (M2).
  *
  * mkclean, zap: page-table entries of a page are write-protected, or those of [@first, @last]
- * removed, before the page is cleaned or taken away.  NULL where nothing is mapped.
+ * removed, before the page is cleaned or taken away.  NULL where nothing is ever mapped.
+ *
+ * A file that is never written has only `fill`.
  */
 struct mapping_ops {
 	int (*fill)(struct mapping *m, struct page *const *pages, size_t count);
-	int (*writepages)(struct mapping *m, pgoff_t first, pgoff_t last);
+	int (*writepages)(struct mapping *m, pgoff_t first, pgoff_t last, bool wait);
 	void (*drop)(struct mapping *m, struct page *page);
 	void (*hold)(struct mapping *m);
 	void (*release)(struct mapping *m);
@@ -177,16 +181,26 @@ struct mapping_ops {
 	void (*zap)(struct mapping *m, pgoff_t first, pgoff_t last);
 };
 
+/* A place in the cache's list of files with dirty pages, which is in the order they became so. */
+struct dirty_node {
+	struct list link;	 /* dirty */
+	struct mapping *mapping; /* c; NULL: a walk's position */
+};
+
 /* shared: all pages of one file; embedded in the inode */
 struct mapping {
 	struct rwlock lock; /* RANK_mapping */
 	struct xarray pages GUARDED(&lock);
-	struct xarray dirty GUARDED(&lock); /* those of pages[] that are dirty, each referenced */
-	bool used GUARDED(&lock);	    /* it has had pages */
-	const struct mapping_ops *ops;	    /* c */
-	struct cache *cache;		    /* c */
-	struct list dirty_link;		    /* dirty: in the cache's list, oldest first */
-	uint64_t dirtied_ns;		    /* dirty: since when */
+	/* Of pages[], those that are dirty or under writeback, each referenced. */
+	struct xarray dirty GUARDED(&lock);
+	bool used GUARDED(&lock);      /* it has had pages */
+	const struct mapping_ops *ops; /* c */
+	struct cache *cache;	       /* c */
+	struct dirty_node dirty_node;  /* dirty */
+	_Atomic bool listed;	       /* dirty, to clear also `lock`: the node is in the list */
+	uint64_t listed_seq;	       /* dirty: its number in the order of the list */
+	uint64_t listed_ns;	       /* dirty: since when it is there */
+	uint64_t flushed_ns;	       /* dirty: when the flusher last took it up; 0: not yet */
 	/* a: counts failed writebacks, see mapping_error(); the last error in the lower bits */
 	_Atomic uint64_t error_seq;
 };
@@ -212,10 +226,21 @@ void pages_put(struct page *const *pages, size_t count);
  */
 
 /*
- * The page @index, locked and referenced, made if it is not there: then it is not uptodate, and the
- * caller fills it (page_fill()) or writes all of it and says page_set_uptodate().  Waits for no
- * I/O but that of others who hold the page's lock.  Requires that nobody can truncate here (inode
- * lock, or `invalidate`), and no rank from `page` on but locks of earlier pages of @m.
+ * References to the pages [@first, @first + @count), 1 <= @count <= PAGES_BATCH_MAX, made if they
+ * are not there: neither locked nor, if they are new, uptodate.  The caller takes them one after
+ * the other, ascending, with page_lock_in().  Waits for nothing.  Requires that nobody can truncate
+ * here (inode lock, or `invalidate`).
+ */
+int pages_grab(struct mapping *m, pgoff_t first, size_t count, struct page **ret_pages) MUST_CHECK;
+/*
+ * Locks a page that is referenced; false, and it is not locked, if it has left @m: a read of it
+ * failed, or it was thrown away.
+ */
+bool page_lock_in(struct mapping *m, struct page *page) MUST_CHECK;
+/*
+ * Both for the page @index.  Not uptodate: the caller fills it (page_fill()) or writes all of it
+ * and says page_set_uptodate().  Waits for no I/O but that of others who hold the page's lock; no
+ * rank from `page` on may be held but locks of earlier pages of @m.
  */
 int page_grab(struct mapping *m, pgoff_t index, struct page **ret_page) MUST_CHECK;
 /* The same, but NULL if it is not in memory. */
@@ -225,14 +250,26 @@ void page_unlock(struct page *page);
 void page_unlock_put(struct page *page);
 bool page_is_uptodate(struct page *page);
 void page_set_uptodate(struct page *page); /* locked */
-/* Reads a locked page that is not uptodate. */
+/*
+ * Reads a locked page that is not uptodate.  After an error it is no page of @m any more: the
+ * caller gives it up.
+ */
 int page_fill(struct mapping *m, struct page *page) MUST_CHECK;
 
 /*
- * Marks parts of a locked, uptodate page dirty; the only way a page becomes so.  The cache then
- * holds it, and its file, until it is clean.  -ENOMEM: it is as before.  Never waits: throttling
- * is cache_throttle()'s, before anything is locked.
+ * The bytes of a locked page change through these two only.  Who reads it with nothing but a
+ * reference (file_read(), a write to the device) sees old or new bytes.
  */
+void page_copy_in(struct page *page, size_t at, const void *from, size_t bytes);
+void page_zero(struct page *page, size_t at, size_t bytes);
+
+/*
+ * Marks parts of locked pages of one file dirty; the only way pages become so.  They must be
+ * uptodate when they are unlocked: so the caller marks them first, which may fail, and changes them
+ * then.  The cache holds them, and their file, until they are clean.  -ENOMEM: none is marked that
+ * was not before.  Never waits: throttling is cache_throttle()'s, before anything is locked.
+ */
+int pages_set_dirty(struct page *const *pages, const uint8_t *parts, size_t count) MUST_CHECK;
 int page_set_dirty(struct page *page, uint8_t parts) MUST_CHECK;
 bool page_is_dirty(struct page *page);
 
@@ -241,53 +278,66 @@ bool page_is_dirty(struct page *page);
  */
 
 /*
- * For ops->writepages().  References to up to @max neighbouring dirty pages, the first of them at
- * or behind *@first and none behind @last; *@first is moved behind them.  0: there are no more.
+ * For ops->writepages().  References to up to @max dirty pages, ascending, the first of them at or
+ * behind *@first and none behind @last; *@first is moved behind them.  0: there are no more.
  */
 size_t mapping_find_dirty(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
 			  size_t max);
 /*
  * A locked dirty page that is not under writeback: its entries are write-protected, then it is
- * clean and under writeback, then the caller may unlock it and write its bytes, which change
- * meanwhile only as far as the reader of a torn write would see.  *ret_parts: what was dirty.
+ * clean and under writeback, then the caller may unlock it and write its bytes.  Who changes them
+ * meanwhile makes it dirty again.  *ret_parts: what was dirty.
  */
 void page_start_writeback(struct page *page, uint8_t *ret_parts);
 /*
- * The end of it.  @err < 0: @parts are dirty again, and the error is remembered for fsync, once per
- * call of mapping_error().  Wakes who waits.
+ * The end of it for pages of one file.  @err < 0: @parts of each are dirty again, and the error is
+ * remembered for fsync, once per call of this.  Wakes who waits.  The caller holds the file, and no
+ * rank from `page` on.
  */
-void page_end_writeback(struct page *page, uint8_t parts, int err);
+void pages_end_writeback(struct page *const *pages, const uint8_t *parts, size_t count, int err);
 bool page_is_writeback(struct page *page);
 /* Waits until a referenced page is not under writeback; no rank from `writeback` on is held. */
 void page_wait_writeback(struct page *page);
 
 /*
- * Writes what is dirty in [@first, @last] and waits for it.  First error.  No rank from `commit`.
+ * Writes what is dirty in [@first, @last] and waits for it, also where others write it.  The first
+ * error.  The caller holds the file, and no rank from `commit` on.
  */
 int mapping_flush(struct mapping *m, pgoff_t first, pgoff_t last) MUST_CHECK;
 /*
  * Throws the pages [@first, @last] away, dirty or not, after waiting for their writeback.  Requires
- * `invalidate` exclusive, and no rank from `writeback` on.
+ * that nobody makes pages there meanwhile: `invalidate` exclusive, and the inode's lock or nobody
+ * else; no rank from `writeback` on.
  */
 void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last);
+/* Something is dirty or under writeback; only a hint while others are inside. */
+bool mapping_is_dirty(struct mapping *m);
 /*
  * Has writeback failed since *@seen?  The error, and *@seen moves on, so each holder hears it once.
  */
 int mapping_error(struct mapping *m, uint64_t *seen) MUST_CHECK;
+/* What *@seen of a new holder starts with: he is not told of what happened before. */
+uint64_t mapping_error_now(struct mapping *m);
 
-/* The flusher: a thread that writes what has been dirty for long, or when there is much of it. */
+/*
+ * The flusher: a thread that writes what has been dirty for long, or, when more than half of
+ * @dirty_max_bytes is dirty, the oldest of it.  0: half of the cache; never more than three
+ * quarters of it.  Without a flusher nothing is written by itself and writers never wait.
+ */
 int cache_start_flusher(struct cache *cache, uint64_t dirty_max_bytes) MUST_CHECK;
+/* Ends it.  What is dirty stays so.  Nothing may be held. */
 void cache_stop_flusher(struct cache *cache);
 /*
- * Waits while too much is dirty; nothing may be held.  An error: what is dirty cannot be written.
+ * Waits while too much is dirty; nothing may be held.  An error: so much of what is dirty could not
+ * be written that there is no room for more.
  */
 int cache_throttle(struct cache *cache) MUST_CHECK;
+/* mapping_flush() of every file that was dirty when it was called.  The first error. */
+int cache_flush(struct cache *cache) MUST_CHECK;
 /*
  * Throws away what is dirty of all files, which can never be written any more: after an abort, when
  * closing.  Calls `drop` and `release` as ever.
  */
 void cache_drop_dirty(struct cache *cache);
-/* mapping_flush() of every file that was dirty when it was called. */
-int cache_flush(struct cache *cache) MUST_CHECK;
 
 #endif

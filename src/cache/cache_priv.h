@@ -19,10 +19,12 @@
 
 /* Bits of buf.state and page.state. */
 enum {
-	STATE_LOCK = 1u << 0,	  /* ranks `buf` and `page` */
-	STATE_UPTODATE = 1u << 1, /* read; set under the lock bit, never cleared */
-	STATE_ASKED = 1u << 2,	  /* somebody wanted it: it was not only read ahead */
-	STATE_RECENT = 1u << 3,	  /* wanted again since the clock hand came by */
+	STATE_LOCK = 1u << 0,	   /* ranks `buf` and `page` */
+	STATE_UPTODATE = 1u << 1,  /* read; set under the lock bit, never cleared */
+	STATE_ASKED = 1u << 2,	   /* somebody wanted it: it was not only read ahead */
+	STATE_RECENT = 1u << 3,	   /* wanted again since the clock hand came by */
+	STATE_DIRTY = 1u << 4,	   /* page: differs from the disk; page lock + to set, mapping */
+	STATE_WRITEBACK = 1u << 5, /* page: its bytes are being written; page lock to set */
 };
 
 /* In buf.refs and page.refs beside the count: it left its index and is freed by the last put. */
@@ -77,6 +79,27 @@ struct page_counts {
 #define BUF_SHARDS (1u << BUF_SHARD_BITS)
 #define PAGE_COUNTS 16u
 
+/* shared: which files have dirty pages, the flusher, and those who wait for it; writeback.c */
+struct dirty_state {
+	struct mutex lock;		    /* RANK_dirty */
+	struct list files GUARDED(&lock);   /* of struct dirty_node */
+	uint64_t listed_seq GUARDED(&lock); /* the last one given */
+	_Atomic uint64_t pages;		    /* a: dirty or under writeback */
+	_Atomic uint64_t cleaned;	    /* a: pages that ceased to be so, ever */
+	_Atomic uint64_t pages_max;	    /* c while the flusher runs; UINT64_MAX without one */
+	_Atomic uint32_t throttled; /* a; changed under lock: who waits in cache_throttle() */
+
+	uint64_t age_ns;	/* c while the flusher runs: dirty for longer is old */
+	struct thread *flusher; /* c: between start and stop */
+	struct cond wakeup;	/* of the flusher */
+	struct cond progress;	/* of those who are throttled */
+	bool stop GUARDED(&lock);
+	bool asleep GUARDED(&lock);		  /* the flusher waits without a deadline */
+	bool wanted GUARDED(&lock);		  /* too much is dirty: a pass is due */
+	int pass_error GUARDED(&lock);		  /* of the last pass, if too much stayed dirty */
+	uint64_t pass_error_until GUARDED(&lock); /* no new pass is tried before */
+};
+
 struct cache {
 	struct dev *dev;		    /* c */
 	uint64_t budget;		    /* c */
@@ -90,6 +113,7 @@ struct cache {
 	struct reclaim_shard reclaim[RECLAIM_SHARDS];
 	struct buf_shard hash[BUF_SHARDS];
 	struct page_counts counts[PAGE_COUNTS];
+	struct dirty_state dirty;
 };
 
 /* How much is worth reading ahead: an eighth of the budget. */
@@ -156,5 +180,16 @@ bool buf_evict(struct buf *buf, struct index_hold *hold);
 /* ---- page.c ---------------------------------------------------------------------------------- */
 
 bool page_evict(struct page *page, struct index_hold *hold);
+/* Only under the mapping's lock: there the page cannot be evicted before it is referenced (C2). */
+void page_ref(struct page *page);
+void page_put(struct page *page);
+/* Takes a page that the caller references out of the index: freed with the last reference. */
+void page_leave(struct mapping *m, struct page *page) REQUIRES(&m->lock);
+
+/* ---- writeback.c ----------------------------------------------------------------------------- */
+
+void dirty_init(struct cache *cache);
+void dirty_finish(struct cache *cache);
+void dirty_mapping_init(struct mapping *m);
 
 #endif

@@ -8,8 +8,10 @@
  *  G2  A page whose read failed leaves the index before its lock is given up: those who waited see
  *      the error, and whoever comes later makes a new page (C4).
  *  G3  A page in the index that is unlocked and not uptodate was meant to be read ahead, in a
- *      request that failed.  Nobody knows whether it can be read: the next one who wants it finds
- *      out.
+ *      request that failed, or is about to be written (pages_grab()).  Nobody knows whether it can
+ *      be read: the next one who wants it finds out.
+ *  G4  A dirty page is in mapping->dirty, and so is one under writeback; that index references it.
+ *      Dirty is set under the page's and the mapping's lock.  So who holds the latter knows both.
  */
 #include "cache/cache_priv.h"
 
@@ -41,6 +43,17 @@ void page_unlock(struct page *page)
 	bit_unlock(&page->state, STATE_LOCK, RANK_page);
 }
 
+void page_unlock_put(struct page *page)
+{
+	page_unlock(page);
+	page_put(page);
+}
+
+static bool page_is_locked(struct page *page)
+{
+	return atomic_load_explicit(&page->state, memory_order_relaxed) & STATE_LOCK;
+}
+
 bool page_is_uptodate(struct page *page)
 {
 	return atomic_load_explicit(&page->state, memory_order_acquire) & STATE_UPTODATE;
@@ -51,8 +64,7 @@ void page_set_uptodate(struct page *page)
 	atomic_fetch_or_explicit(&page->state, STATE_UPTODATE, memory_order_release);
 }
 
-/* Only under the mapping's lock: there the page cannot be evicted before it is referenced (C2). */
-static void page_ref(struct page *page)
+void page_ref(struct page *page)
 {
 	uint32_t before = atomic_fetch_add_explicit(&page->refs, 1, memory_order_relaxed);
 
@@ -60,7 +72,7 @@ static void page_ref(struct page *page)
 	(void)before;
 }
 
-static void page_put(struct page *page)
+void page_put(struct page *page)
 {
 	uint32_t before = atomic_fetch_sub_explicit(&page->refs, 1, memory_order_acq_rel);
 
@@ -86,14 +98,19 @@ static void index_remove(struct mapping *m, struct page *page) REQUIRES(&m->lock
 	atomic_store_explicit(&page->mapping, NULL, memory_order_relaxed);
 }
 
+void page_leave(struct mapping *m, struct page *page)
+{
+	index_remove(m, page);
+	atomic_fetch_or_explicit(&page->refs, REFS_GONE, memory_order_relaxed);
+}
+
 /* The end of a failed read (G2); the caller, who holds a reference, gives up the lock bit. */
 static void page_set_failed(struct mapping *m, struct page *page, int err)
 {
 	page->error = err;
 	rwlock_write(&m->lock);
-	index_remove(m, page);
+	page_leave(m, page);
 	rwlock_write_unlock(&m->lock);
-	atomic_fetch_or_explicit(&page->refs, REFS_GONE, memory_order_relaxed);
 }
 
 /* Called with the page's shard locked, so the mapping seen here is alive (L2 in reclaim.c). */
@@ -111,7 +128,7 @@ bool page_evict(struct page *page, struct index_hold *hold) NO_TSA
 	if (atomic_load_explicit(&page->refs, memory_order_acquire) != 0 ||
 	    atomic_load_explicit(&page->mapping, memory_order_relaxed) != m)
 		return false;
-	assert(!(atomic_load(&page->state) & STATE_LOCK));
+	assert(!(atomic_load(&page->state) & (STATE_LOCK | STATE_DIRTY | STATE_WRITEBACK)));
 	index_remove(m, page);
 	return true;
 }
@@ -123,6 +140,7 @@ void mapping_init(struct mapping *m, struct cache *cache, const struct mapping_o
 	m->used = false;
 	m->ops = ops;
 	m->cache = cache;
+	dirty_mapping_init(m);
 }
 
 /* Up to FINISH_BATCH pages, out of the index. */
@@ -151,12 +169,14 @@ void mapping_finish(struct mapping *m) NO_TSA
 	struct page *pages[FINISH_BATCH];
 	size_t count;
 
+	assert(m->dirty.count == 0 && !atomic_load(&m->listed));
 	if (m->used) {
 		while ((count = index_pop(m, pages)) > 0)
 			page_slots_put(pages, count);
 		reclaim_barrier(m->cache);
 	}
 	xarray_finish(&m->pages);
+	xarray_finish(&m->dirty);
 	rwlock_finish(&m->lock);
 }
 
@@ -242,7 +262,6 @@ static int page_wait(struct mapping *m, struct page *page)
  */
 static size_t find_pages(struct mapping *m, pgoff_t first, size_t count, struct page **ret_pages)
 {
-	struct page_counts *counts = counts_of(m, first);
 	size_t missing = 0;
 
 	rwlock_read(&m->lock);
@@ -258,12 +277,25 @@ static size_t find_pages(struct mapping *m, pgoff_t first, size_t count, struct 
 		state_mark_hit(&page->state);
 	}
 	rwlock_read_unlock(&m->lock);
-
-	if (missing < count)
-		atomic_fetch_add_explicit(&counts->hits, count - missing, memory_order_relaxed);
-	if (missing > 0)
-		atomic_fetch_add_explicit(&counts->misses, missing, memory_order_relaxed);
 	return missing;
+}
+
+static void count_hits(struct mapping *m, pgoff_t first, size_t hits, size_t misses)
+{
+	struct page_counts *counts = counts_of(m, first);
+
+	if (hits > 0)
+		atomic_fetch_add_explicit(&counts->hits, hits, memory_order_relaxed);
+	if (misses > 0)
+		atomic_fetch_add_explicit(&counts->misses, misses, memory_order_relaxed);
+}
+
+static void put_found(struct page *const *pages, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (pages[i] != NULL)
+			page_put(pages[i]);
+	}
 }
 
 /* The pages one pages_get() makes: ascending, locked.  Those in the index come first. */
@@ -404,17 +436,129 @@ int pages_get(struct mapping *m, pgoff_t first, size_t count, size_t ahead, stru
 	lockrank_may_acquire(RANK_page);
 
 	missing = find_pages(m, first, count, pages);
+	count_hits(m, first, count - missing, missing);
 	if (missing > 0)
 		err = read_missing(m, first, pages, count, missing, ahead);
 	for (size_t i = 0; err == 0 && i < count; i++)
 		err = page_wait(m, pages[i]);
 	if (err < 0) {
-		for (size_t i = 0; i < count; i++) {
-			if (pages[i] != NULL)
-				page_put(pages[i]);
-		}
+		put_found(pages, count);
 		return err;
 	}
 	memcpy(ret_pages, pages, count * sizeof(pages[0]));
 	return 0;
+}
+
+/* ---- pages that change ----------------------------------------------------------------------- */
+
+/* New pages where pages[] has none, or those of who was faster.  -ENOMEM: some may be NULL. */
+static int make_missing(struct mapping *m, pgoff_t first, size_t count, size_t missing,
+			struct page **pages)
+{
+	struct page *fresh[PAGES_BATCH_MAX];
+	size_t got, used = 0;
+	int err;
+
+	err = page_slots_get(m->cache, missing, missing, fresh, &got);
+	if (err < 0)
+		return err;
+	rwlock_write(&m->lock);
+	m->used = true;
+	for (size_t i = 0; i < count && err == 0; i++) {
+		struct page *page;
+
+		if (pages[i] != NULL)
+			continue;
+		pages[i] = xarray_find(&m->pages, first + i);
+		if (pages[i] != NULL) {
+			page_ref(pages[i]);
+			continue;
+		}
+		page = fresh[used];
+		page->index = first + i;
+		err = xarray_insert(&m->pages, first + i, page);
+		if (err < 0)
+			break;
+		atomic_fetch_or_explicit(&page->state, STATE_ASKED, memory_order_relaxed);
+		atomic_store_explicit(&page->mapping, m, memory_order_relaxed);
+		pages[i] = page;
+		used++;
+	}
+	rwlock_write_unlock(&m->lock);
+	page_slots_put(fresh + used, got - used);
+	return err;
+}
+
+int pages_grab(struct mapping *m, pgoff_t first, size_t count, struct page **ret_pages)
+{
+	struct page *pages[PAGES_BATCH_MAX];
+	size_t missing;
+	int err = 0;
+
+	assert(count > 0 && count <= PAGES_BATCH_MAX);
+	missing = find_pages(m, first, count, pages);
+	if (missing > 0)
+		err = make_missing(m, first, count, missing, pages);
+	if (err < 0) {
+		put_found(pages, count);
+		return err;
+	}
+	memcpy(ret_pages, pages, count * sizeof(pages[0]));
+	return 0;
+}
+
+bool page_lock_in(struct mapping *m, struct page *page)
+{
+	page_lock(page);
+	/* Who takes it out holds its lock, or nobody else could. */
+	if (likely(atomic_load_explicit(&page->mapping, memory_order_relaxed) == m))
+		return true;
+	page_unlock(page);
+	return false;
+}
+
+int page_grab(struct mapping *m, pgoff_t index, struct page **ret_page)
+{
+	struct page *page;
+	int err;
+
+	for (;;) { /* each turn more a read by others has failed */
+		err = pages_grab(m, index, 1, &page);
+		if (err < 0)
+			return err;
+		if (page_lock_in(m, page))
+			break;
+		page_put(page);
+	}
+	*ret_page = page;
+	return 0;
+}
+
+struct page *page_grab_present(struct mapping *m, pgoff_t index)
+{
+	struct page *page;
+
+	if (find_pages(m, index, 1, &page) > 0)
+		return NULL;
+	if (page_lock_in(m, page))
+		return page;
+	page_put(page);
+	return NULL;
+}
+
+int page_fill(struct mapping *m, struct page *page)
+{
+	return fill_one(m, page);
+}
+
+void page_copy_in(struct page *page, size_t at, const void *from, size_t bytes)
+{
+	assert(page_is_locked(page) && at + bytes <= PAGE_BYTES);
+	memcpy(page->data + at, from, bytes);
+}
+
+void page_zero(struct page *page, size_t at, size_t bytes)
+{
+	assert(page_is_locked(page) && at + bytes <= PAGE_BYTES);
+	memset(page->data + at, 0, bytes);
 }

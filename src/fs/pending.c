@@ -33,19 +33,6 @@ int ialloc_free(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir
 	return refuse("allocation of inodes");
 }
 
-/* cache */
-void cache_drop_dirty(struct cache *cache) {}
-int cache_flush(struct cache *cache)
-{
-	return 0;
-}
-int cache_start_flusher(struct cache *cache, uint64_t dirty_max_bytes)
-{
-	return refuse("writeback");
-}
-void cache_stop_flusher(struct cache *cache) {}
-void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last) {}
-
 /* journal */
 void handle_dirty(struct handle *h, struct buf *buf) {}
 int handle_get_write(struct handle *h, struct buf *buf)
