@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The FUSE server: requests of the kernel answered out of uext4.h.
+ * The FUSE server: requests of the kernel answered out of uext4.h.  Those that change the image are
+ * in change.c.
  *
- * The image belongs to this mount alone and never changes, so the kernel may keep everything it has
- * once been told: entries (also those that do not exist), attributes, symlinks, listings and pages.
- * What is left for the server is the first touch of each object, and that decides its shape:
- * no open and no release requests, attributes along with listings, big reads.
+ * The image belongs to this mount alone and changes only through it, so the kernel may keep
+ * everything it has once been told: entries (also those that do not exist), attributes, symlinks,
+ * listings and pages.  What is left for the server is the first touch of each object, and that
+ * decides its shape: no open and no release requests, attributes along with listings, big reads.
  *
- * F1  A node id is the ext4 inode number, but for the root (1 there, 2 here); the server keeps no
- *     table of nodes, so there is nothing to forget.  Inode 1 (bad blocks) is never shown.
+ * F1  A node id is the ext4 inode number, but for the root (1 there, 2 here).  Inode 1 (bad blocks)
+ *     is never shown.  Where names can go, nodes.c counts what the kernel knows.
  * F2  Every request is answered exactly once, whatever the engine says.
  * F3  Who may do what is the kernel's business (default_permissions, ACLs) except for one thing
  *     that it leaves to the file system: who sees the names of trusted attributes.
  */
-#include "mount_priv.h"
+#include "fuse_priv.h"
 
 #include <errno.h>
 #include <linux/fs.h>
@@ -37,21 +38,6 @@ enum {
 	INO_FIRST_ORDINARY = 11, /* below it: the root and what users never see */
 };
 
-static struct server *server_of(fuse_req_t req)
-{
-	return fuse_req_userdata(req);
-}
-
-static uint32_t ino_of(fuse_ino_t node)
-{
-	return node == FUSE_ROOT_ID ? UEXT4_ROOT_INO : (uint32_t)node;
-}
-
-static fuse_ino_t node_of(uint32_t ino)
-{
-	return ino == UEXT4_ROOT_INO ? FUSE_ROOT_ID : ino;
-}
-
 /* Somebody who sees an I/O error wants to know what is wrong with the image. */
 static void report(const struct server *server, int err, uint32_t ino)
 {
@@ -72,10 +58,18 @@ static void report(const struct server *server, int err, uint32_t ino)
 		abort();
 }
 
-static void reply_error(fuse_req_t req, int err, uint32_t ino)
+void reply_error(fuse_req_t req, int err, uint32_t ino)
 {
 	report(server_of(req), err, ino);
 	fuse_reply_err(req, -err);
+}
+
+void reply_status(fuse_req_t req, int err, uint32_t ino)
+{
+	if (err < 0)
+		reply_error(req, err, ino);
+	else
+		fuse_reply_err(req, 0);
 }
 
 /* ---- attributes and names ------------------------------------------------------------------- */
@@ -152,6 +146,32 @@ static int lookup_name(const struct server *server, fuse_ino_t node, const char 
 	return err == -ESTALE || err == -EINVAL ? -EUCLEAN : err;
 }
 
+/* The kernel hears of a node: counted before, and not at all if it did not (N1). */
+static void reply_entry(fuse_req_t req, const struct fuse_entry_param *entry)
+{
+	const struct server *server = server_of(req);
+	bool is_counted = server->nodes && entry->ino && entry->ino != FUSE_ROOT_ID;
+
+	if (is_counted && nodes_add(server->nodes, ino_of(entry->ino)) < 0) {
+		fuse_reply_err(req, ENOMEM);
+		return;
+	}
+	if (fuse_reply_entry(req, entry) < 0 && is_counted)
+		(void)nodes_forget(server->nodes, ino_of(entry->ino), 1);
+}
+
+void reply_new_entry(fuse_req_t req, int err, uint32_t ino, uint32_t dir)
+{
+	struct fuse_entry_param entry;
+
+	if (!err)
+		err = fill_entry(server_of(req), ino, &entry);
+	if (err < 0)
+		reply_error(req, err, dir);
+	else
+		reply_entry(req, &entry);
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t node, const char *name)
 {
 	const struct server *server = server_of(req);
@@ -171,10 +191,10 @@ static void op_lookup(fuse_req_t req, fuse_ino_t node, const char *name)
 	if (err < 0)
 		reply_error(req, err, ino_of(node));
 	else
-		fuse_reply_entry(req, &entry);
+		reply_entry(req, &entry);
 }
 
-static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
 	const struct server *server = server_of(req);
 	struct uext4_stat stat;
@@ -260,7 +280,7 @@ static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 		reply_error(req, -ENOMEM, ino_of(node));
 		return;
 	}
-	err = handles_get_file(handles, ino_of(node), &file);
+	err = handles_get_file(handles, ino_of(node), HANDLE_READ, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
@@ -288,7 +308,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t node, off_t offset, int whence,
 		reply_error(req, -EINVAL, ino_of(node));
 		return;
 	}
-	err = handles_get_file(handles, ino_of(node), &file);
+	err = handles_get_file(handles, ino_of(node), HANDLE_READ, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
@@ -359,6 +379,12 @@ static size_t add_with_attr(fuse_req_t req, const struct uext4_dirent *from, cha
 		entry.attr.st_ino = from->ino;
 		entry.attr.st_mode = mode_of_type(from->type);
 	}
+	/*
+	 * What is never sent (the reply fails) stays counted: that can only keep a file too long.
+	 */
+	if (entry.ino && entry.ino != FUSE_ROOT_ID && server->nodes &&
+	    nodes_add(server->nodes, from->ino) < 0)
+		entry.ino = 0;
 	return fuse_add_direntry_plus(req, buf, size, from->name, &entry, (off_t)from->cookie);
 }
 
@@ -418,7 +444,7 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t node, size_t size, off_t o
 
 /* ---- extended attributes -------------------------------------------------------------------- */
 
-static bool is_hidden(const struct server *server, const char *name, bool is_privileged)
+bool xattr_is_hidden(const struct server *server, const char *name, bool is_privileged)
 {
 	if (!strncmp(name, "trusted.", 8))
 		return !is_privileged && !server->options->fakeroot;
@@ -436,7 +462,7 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t node, const char *name, size_
 
 	if (!value)
 		err = -ENOMEM;
-	else if (is_hidden(server, name, true))
+	else if (xattr_is_hidden(server, name, true))
 		err = -EOPNOTSUPP;
 	else
 		err = uext4_xattr_get(server->fs, ino_of(node), name, value, size, &len);
@@ -457,7 +483,7 @@ static size_t filter_names(const struct server *server, char *names, size_t size
 
 	for (size_t at = 0; at < size; at += len) {
 		len = strlen(names + at) + 1;
-		if (is_hidden(server, names + at, is_privileged))
+		if (xattr_is_hidden(server, names + at, is_privileged))
 			continue;
 		memmove(names + kept, names + at, len);
 		kept += len;
@@ -493,28 +519,41 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t node, size_t size)
 
 /* ---- ioctl ---------------------------------------------------------------------------------- */
 
+static const struct {
+	uint32_t flag;
+	uint32_t xflag;
+} flag_pairs[] = {
+	{ FS_SYNC_FL, FS_XFLAG_SYNC },
+	{ FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE },
+	{ FS_APPEND_FL, FS_XFLAG_APPEND },
+	{ FS_NODUMP_FL, FS_XFLAG_NODUMP },
+	{ FS_NOATIME_FL, FS_XFLAG_NOATIME },
+	{ FS_DAX_FL, FS_XFLAG_DAX },
+	{ FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT },
+};
+
+#define FLAG_PAIRS (sizeof(flag_pairs) / sizeof(flag_pairs[0]))
+
 /* i_flags as FS_IOC_FSGETXATTR shows them. */
 static uint32_t xflags_of(uint32_t flags)
 {
-	static const struct {
-		uint32_t flag;
-		uint32_t xflag;
-	} pairs[] = {
-		{ FS_SYNC_FL, FS_XFLAG_SYNC },
-		{ FS_IMMUTABLE_FL, FS_XFLAG_IMMUTABLE },
-		{ FS_APPEND_FL, FS_XFLAG_APPEND },
-		{ FS_NODUMP_FL, FS_XFLAG_NODUMP },
-		{ FS_NOATIME_FL, FS_XFLAG_NOATIME },
-		{ FS_DAX_FL, FS_XFLAG_DAX },
-		{ FS_PROJINHERIT_FL, FS_XFLAG_PROJINHERIT },
-	};
 	uint32_t xflags = 0;
 
-	for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
-		if (flags & pairs[i].flag)
-			xflags |= pairs[i].xflag;
+	for (size_t i = 0; i < FLAG_PAIRS; i++) {
+		if (flags & flag_pairs[i].flag)
+			xflags |= flag_pairs[i].xflag;
 	}
 	return xflags;
+}
+
+uint32_t flags_with_xflags(uint32_t flags, uint32_t xflags)
+{
+	for (size_t i = 0; i < FLAG_PAIRS; i++) {
+		flags &= ~flag_pairs[i].flag;
+		if (xflags & flag_pairs[i].xflag)
+			flags |= flag_pairs[i].flag;
+	}
+	return flags;
 }
 
 static void op_ioctl(fuse_req_t req, fuse_ino_t node, unsigned cmd, void *arg,
@@ -531,8 +570,14 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t node, unsigned cmd, void *arg,
 	(void)arg;
 	(void)fi;
 	(void)flags;
-	(void)in_buf;
-	(void)in_size;
+	if (cmd == FS_IOC_SETFLAGS || cmd == FS_IOC_FSSETXATTR) {
+		err = ioctl_set(server_of(req), ino_of(node), cmd, in_buf, in_size);
+		if (err < 0)
+			reply_error(req, err, ino_of(node));
+		else
+			fuse_reply_ioctl(req, 0, NULL, 0);
+		return;
+	}
 	err = uext4_stat(server_of(req)->fs, ino_of(node), &stat);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
@@ -582,6 +627,11 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 				  FUSE_CAP_SPLICE_MOVE);
 	if (server->use_acl)
 		want(conn, FUSE_CAP_POSIX_ACL);
+	/* The engine applies the umask: it knows where a default ACL takes its place. */
+	want(conn, FUSE_CAP_DONT_MASK);
+	/* Small writes stay in the kernel until they are many. */
+	if (server->nodes)
+		want(conn, FUSE_CAP_WRITEBACK_CACHE);
 	server->has_no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
 	server->has_no_opendir = conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
 
@@ -607,4 +657,21 @@ const struct fuse_lowlevel_ops server_ops = {
 	.getxattr = op_getxattr,
 	.listxattr = op_listxattr,
 	.ioctl = op_ioctl,
+
+	.mknod = op_mknod,
+	.mkdir = op_mkdir,
+	.symlink = op_symlink,
+	.link = op_link,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.rename = op_rename,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.setattr = op_setattr,
+	.setxattr = op_setxattr,
+	.removexattr = op_removexattr,
+	.write = op_write,
+	.fallocate = op_fallocate,
+	.fsync = op_fsync,
+	.fsyncdir = op_fsyncdir,
 };

@@ -134,11 +134,13 @@ static struct file_set *set_of(struct handles *handles, uint32_t ino)
 	return &handles->sets[ino % FILE_SETS_COUNT];
 }
 
-static struct open_file *find_file(struct file_set *set, uint32_t ino)
+static struct open_file *find_file(struct file_set *set, uint32_t ino, enum handle_use use)
 {
 	for (size_t i = 0; i < FILES_PER_SET; i++) {
-		if (set->files[i].file && set->files[i].ino == ino)
-			return &set->files[i];
+		struct open_file *file = &set->files[i];
+
+		if (file->file && file->ino == ino && (use == HANDLE_READ || file->is_writable))
+			return file;
 	}
 	return NULL;
 }
@@ -157,7 +159,8 @@ static struct open_file *find_idle_file(struct file_set *set)
 	return best;
 }
 
-static int open_private(uint32_t ino, struct uext4_file *opened, struct open_file **ret_file)
+static int open_private(uint32_t ino, enum handle_use use, struct uext4_file *opened,
+			struct open_file **ret_file)
 {
 	struct open_file *file = calloc(1, sizeof(*file));
 
@@ -165,12 +168,26 @@ static int open_private(uint32_t ino, struct uext4_file *opened, struct open_fil
 		uext4_file_close(opened);
 		return -ENOMEM;
 	}
-	*file = (struct open_file){ .ino = ino, .users = 1, .is_private = true, .file = opened };
+	*file = (struct open_file){ .ino = ino,
+				    .users = 1,
+				    .is_private = true,
+				    .is_writable = use == HANDLE_WRITE,
+				    .file = opened };
 	*ret_file = file;
 	return 0;
 }
 
-int handles_get_file(struct handles *handles, uint32_t ino, struct open_file **ret_file)
+/*
+ * A write of the kernel's is always at its place, also to a file that is append-only: it was
+ * checked when it was opened there.
+ */
+static uint32_t file_flags(enum handle_use use)
+{
+	return use == HANDLE_WRITE ? UEXT4_FILE_WRITE : 0;
+}
+
+int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
+		     struct open_file **ret_file)
 {
 	struct file_set *set = set_of(handles, ino);
 	struct open_file *file;
@@ -179,25 +196,26 @@ int handles_get_file(struct handles *handles, uint32_t ino, struct open_file **r
 	int err;
 
 	pthread_mutex_lock(&set->lock);
-	file = find_file(set, ino);
+	file = find_file(set, ino, use);
 	if (!file) {
 		pthread_mutex_unlock(&set->lock);
-		err = uext4_file_open(handles->fs, ino, 0, &opened);
+		err = uext4_file_open(handles->fs, ino, file_flags(use), &opened);
 		if (err < 0)
 			return err;
 		pthread_mutex_lock(&set->lock);
 		/* Another request may have opened it meanwhile: one of the two is enough. */
 		closing = opened;
-		file = find_file(set, ino);
+		file = find_file(set, ino, use);
 		if (!file) {
 			file = find_idle_file(set);
 			if (!file) {
 				pthread_mutex_unlock(&set->lock);
-				return open_private(ino, opened, ret_file);
+				return open_private(ino, use, opened, ret_file);
 			}
 			closing = file->file;
 			file->file = opened;
 			file->ino = ino;
+			file->is_writable = use == HANDLE_WRITE;
 		}
 	}
 	file->users++;
@@ -222,6 +240,26 @@ void handles_put_file(struct handles *handles, struct open_file *file)
 	pthread_mutex_lock(&set->lock);
 	file->users--;
 	pthread_mutex_unlock(&set->lock);
+}
+
+static void forget_file(struct handles *handles, uint32_t ino)
+{
+	struct file_set *set = set_of(handles, ino);
+	struct uext4_file *closing[FILES_PER_SET];
+	size_t count = 0;
+
+	pthread_mutex_lock(&set->lock);
+	for (size_t i = 0; i < FILES_PER_SET; i++) {
+		struct open_file *file = &set->files[i];
+
+		if (!file->file || file->ino != ino || file->users)
+			continue;
+		closing[count++] = file->file;
+		file->file = NULL;
+	}
+	pthread_mutex_unlock(&set->lock);
+	for (size_t i = 0; i < count; i++)
+		uext4_file_close(closing[i]);
 }
 
 /* ---- directories ---------------------------------------------------------------------------- */
@@ -331,4 +369,33 @@ void open_dir_advance(struct open_dir *dir)
 {
 	dir->cookie = dir->batch[dir->next].cookie;
 	dir->next++;
+}
+
+/*
+ * ---- forgetting -------------------------------------------------------------------------------
+ */
+
+static void forget_dir(struct handles *handles, uint32_t ino)
+{
+	struct uext4_dir *closing[DIRS_COUNT];
+	size_t count = 0;
+
+	pthread_mutex_lock(&handles->dirs_lock);
+	for (size_t i = 0; i < DIRS_COUNT && handles->dirs[i]; i++) {
+		struct open_dir *dir = handles->dirs[i];
+
+		if (dir->is_busy || !dir->dir || dir->ino != ino)
+			continue;
+		closing[count++] = dir->dir;
+		dir->dir = NULL;
+	}
+	pthread_mutex_unlock(&handles->dirs_lock);
+	for (size_t i = 0; i < count; i++)
+		uext4_dir_close(closing[i]);
+}
+
+void handles_forget(struct handles *handles, uint32_t ino)
+{
+	forget_file(handles, ino);
+	forget_dir(handles, ino);
 }

@@ -11,6 +11,7 @@
  * L2  Before that the child keeps the terminal: its session, its signals and stderr; a failure is
  *     told there.  After that it has nothing of the caller's any more, not even the directory.
  * L3  The image is closed after the last request has been answered.
+ * L4  A signal that ends the mount first lets the kernel hand over what was written to it.
  */
 #include "mount.h"
 
@@ -20,7 +21,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,11 +52,22 @@ struct mount {
 	struct server server;
 	struct fuse_session *session;
 	struct uext4_info info;
-	char *dir;     /* absolute: the server works in "/" */
-	int ready_fd;  /* where the user's process waits; -1 in the foreground */
-	bool is_ready; /* written by announce(), read after it was joined */
+	char why_read_only[256]; /* of a mount that was to be writable; "": it is as asked for */
+	char *dir;		 /* absolute: the server works in "/" */
+	int ready_fd;		 /* where the user's process waits; -1 in the foreground */
+	bool is_ready;		 /* written by announce(), read after it was joined */
+	bool is_asked_to_end;	 /* written by watch_signals(), read after it was joined */
+	atomic_bool has_ended;
+	sigset_t signals;
 	pthread_t announcer;
+	pthread_t watcher;
+	pthread_t server_thread;
 };
+
+static bool is_writable(const struct mount *mount)
+{
+	return mount->options->open.flags & UEXT4_OPEN_WRITE;
+}
 
 static int exit_status(const struct mount_options *options, enum outcome outcome)
 {
@@ -99,14 +113,20 @@ static void print_help(void)
 {
 	puts("Usage: uext4 mount IMAGE DIR [-f] [-d] [-s] [-o OPTION[,OPTION...]]\n"
 	     "\n"
-	     "Shows the ext2, ext3 or ext4 file system in IMAGE at DIR, read-only.\n"
-	     "fusermount3 -u DIR, or umount DIR, ends it.\n"
+	     "Shows the ext2, ext3 or ext4 file system in IMAGE at DIR, to read and write.\n"
+	     "fusermount3 -u DIR, or umount DIR, ends it; so does SIGTERM to the server.\n"
 	     "\n"
 	     "  -f                   stay in the foreground\n"
 	     "  -d, -o debug         print every request; implies -f\n"
 	     "  -s                   serve with one thread\n"
 	     "  --offset, -o offset=BYTES   the file system starts there in IMAGE\n"
-	     "  -o ro                read-only, as it is anyway\n"
+	     "  -o ro                read-only: the image is not changed by a byte\n"
+	     "  -o rw                to read and write, or not at all (without it an image that\n"
+	     "                       cannot be written is mounted read-only, and that is said)\n"
+	     "  -o data=MODE         ordered (default), journal or writeback\n"
+	     "  -o commit=SECONDS    a transaction commits after so long at the latest (5)\n"
+	     "  -o nobarrier         no flushes: fast, for images that a crash may cost\n"
+	     "  -o nodelalloc        blocks are allocated when they are written to\n"
 	     "  -o sb=N              use the backup superblock in block N, counted in the\n"
 	     "                       file system's blocks (the kernel's sb counts KiB)\n"
 	     "  -o nolock            mount although somebody else may be changing the image\n"
@@ -118,7 +138,8 @@ static void print_help(void)
 	     "  -o kernel            allow_other,acl,suid,dev: like the kernel's own mounts\n"
 	     "  -o uid=N,gid=N,umask=M   what attributes show\n"
 	     "  -o minixdf           count the file system's own blocks in df\n"
-	     "  -o errors=panic      dump core when the image turns out to be damaged\n"
+	     "  -o errors=WHAT       when the image turns out to be damaged: continue,\n"
+	     "                       remount-ro, or panic (dump core)\n"
 	     "  -o journal_path=PATH the external journal of a dirty image\n"
 	     "  -o lockfile=PATH     a file that exists while the image is mounted\n"
 	     "  -o max_threads=N     serve with up to N threads\n"
@@ -132,9 +153,14 @@ static void print_notes(const struct mount *mount)
 	const struct mount_options *options = mount->options;
 	const struct uext4_info *info = &mount->info;
 
-	if (!options->read_only)
-		fprintf(stderr, "uext4: %s: mounted read-only\n", options->image);
-	if (info->journal_replayed)
+	if (mount->why_read_only[0])
+		fprintf(stderr, "uext4: %s: mounted read-only: %s\n", options->image,
+			mount->why_read_only);
+	if (info->journal_replayed && is_writable(mount))
+		fprintf(stderr, "uext4: %s: the journal was replayed (%u transaction%s)\n",
+			options->image, info->replayed_transactions,
+			info->replayed_transactions == 1 ? "" : "s");
+	else if (info->journal_replayed)
 		fprintf(stderr,
 			"uext4: %s: the journal was replayed in memory (%u transaction%s); "
 			"the image stays as it is\n",
@@ -232,7 +258,7 @@ static int add_session_args(struct mount *mount)
 
 	snprintf(source, sizeof(source), "fsname=%s", real_image ? real_image : options->image);
 	free(real_image);
-	err = fuse_opt_add_opt(&list, "ro");
+	err = is_writable(mount) ? 0 : fuse_opt_add_opt(&list, "ro");
 	if (!err && decide_permissions(mount))
 		err = fuse_opt_add_opt(&list, "default_permissions");
 	if (!err && !options->no_default_opts)
@@ -284,22 +310,80 @@ static int loop(struct mount *mount)
 	return err;
 }
 
+/*
+ * Waits for a signal that asks for the end.  The kernel still has bytes that were written here:
+ * they come while we go on serving (syncfs), then the mount goes (L4).  A second signal ends it at
+ * once.
+ */
+static void *watch_signals(void *arg)
+{
+	struct mount *mount = arg;
+	int signal_number, fd;
+
+	if (sigwait(&mount->signals, &signal_number) != 0 || signal_number == SIGUSR1)
+		return NULL;
+	fd = open(mount->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd >= 0) {
+		if (syncfs(fd) < 0)
+			syslog(LOG_ERR, "%s: %s", mount->dir, strerror(errno));
+		close(fd);
+	}
+	mount->is_asked_to_end = true;
+	fuse_session_exit(mount->session);
+	/* The loop looks at that when it is interrupted, unless it is just about to wait again. */
+	while (!atomic_load(&mount->has_ended)) {
+		pthread_kill(mount->server_thread, SIGUSR2);
+		usleep(10000);
+	}
+	return NULL;
+}
+
+static void do_nothing(int signal_number)
+{
+	(void)signal_number;
+}
+
+/* Before there are threads: all of them inherit the mask. */
+static void block_signals(struct mount *mount)
+{
+	struct sigaction wake = { .sa_handler = do_nothing };
+
+	sigemptyset(&mount->signals);
+	sigaddset(&mount->signals, SIGTERM);
+	sigaddset(&mount->signals, SIGINT);
+	sigaddset(&mount->signals, SIGHUP);
+	sigaddset(&mount->signals, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &mount->signals, NULL);
+	sigaction(SIGUSR2, &wake, NULL);
+	signal(SIGPIPE, SIG_IGN);
+}
+
 /* From the mounted session to its end; libfuse has already said what failed. */
 static enum outcome serve(struct mount *mount)
 {
 	int err;
 
-	err = pthread_create(&mount->announcer, NULL, announce, mount);
+	mount->server_thread = pthread_self();
+	err = pthread_create(&mount->watcher, NULL, watch_signals, mount);
+	if (!err) {
+		err = pthread_create(&mount->announcer, NULL, announce, mount);
+		if (err) {
+			pthread_kill(mount->watcher, SIGUSR1);
+			pthread_join(mount->watcher, NULL);
+		}
+	}
 	if (err) {
 		fuse_session_unmount(mount->session);
 		return complain(mount->dir, -err);
 	}
 	err = loop(mount);
+	atomic_store(&mount->has_ended, true);
 	/* Also wakes the announcer if nobody will answer it any more. */
 	fuse_session_unmount(mount->session);
+	pthread_kill(mount->watcher, SIGUSR1);
+	pthread_join(mount->watcher, NULL);
 	pthread_join(mount->announcer, NULL);
-	/* Positive: the signal that asked for the end. */
-	if (err < 0)
+	if (err < 0 && !mount->is_asked_to_end)
 		return OUTCOME_FAILED;
 	/* Asked to end at once: no failure, unless somebody was promised a mount that stays. */
 	if (!mount->is_ready && mount->ready_fd >= 0) {
@@ -337,16 +421,14 @@ static enum outcome run_session(struct mount *mount)
 	if (!mount->session)
 		return OUTCOME_USAGE;
 	/* Before there is something that a signal would leave behind. */
-	if (fuse_set_signal_handlers(mount->session) == 0) {
-		if (fuse_session_mount(mount->session, mount->dir) == 0) {
-			if (chdir("/") < 0)
-				outcome = complain("/", -errno);
-			else
-				outcome = serve(mount);
-		} else {
-			hint_fuse(mount);
-		}
-		fuse_remove_signal_handlers(mount->session);
+	block_signals(mount);
+	if (fuse_session_mount(mount->session, mount->dir) == 0) {
+		if (chdir("/") < 0)
+			outcome = complain("/", -errno);
+		else
+			outcome = serve(mount);
+	} else {
+		hint_fuse(mount);
 	}
 	fuse_session_destroy(mount->session);
 	return outcome;
@@ -366,11 +448,14 @@ static enum outcome run_server(struct mount *mount)
 	if (!mount->server.conn_opts)
 		return OUTCOME_USAGE;
 	err = handles_create(mount->server.fs, &mount->server.handles);
+	if (err == 0 && is_writable(mount))
+		err = nodes_create(mount->server.fs, &mount->server.nodes);
 	if (err < 0)
 		outcome = complain(options->image, err);
 	else
 		outcome = run_session(mount);
 	handles_destroy(mount->server.handles);
+	nodes_destroy(mount->server.nodes);
 	free(mount->server.conn_opts);
 	return outcome;
 }
@@ -383,6 +468,43 @@ static enum outcome engine_failed(const struct mount_options *options, int err)
 	return outcome_of(err);
 }
 
+/* What may be a reason to look at an image without changing it. */
+static bool is_read_only_error(int err)
+{
+	return err == -EACCES || err == -EPERM || err == -EROFS || err == -EOPNOTSUPP;
+}
+
+/* For writing unless that was not wanted, or cannot be had and was not insisted on. */
+static int open_image(struct mount *mount)
+{
+	struct mount_options *options = mount->options;
+	uint32_t only_read = UEXT4_OPEN_NORECOVERY | UEXT4_OPEN_NOLOCK;
+	int err;
+
+	if (!options->read_only && !(options->open.flags & only_read) &&
+	    !options->open.superblock) {
+		options->open.flags |= UEXT4_OPEN_WRITE;
+		err = uext4_open(options->image, &options->open, &mount->server.fs);
+		if (!is_read_only_error(err) || options->read_write)
+			return err;
+		snprintf(mount->why_read_only, sizeof(mount->why_read_only), "%s",
+			 uext4_last_error());
+		options->open.flags &= ~(uint32_t)UEXT4_OPEN_WRITE;
+	}
+	return uext4_open(options->image, &options->open, &mount->server.fs);
+}
+
+/* The last chance to hear that something could not be written. */
+static enum outcome close_image(struct mount *mount, enum outcome outcome)
+{
+	int err = uext4_close(mount->server.fs);
+
+	if (err >= 0)
+		return outcome;
+	syslog(LOG_ERR, "%s: closing: %s", mount->options->image, uext4_last_error());
+	return outcome == OUTCOME_OK ? engine_failed(mount->options, err) : outcome;
+}
+
 static enum outcome run_image(struct mount *mount)
 {
 	const struct mount_options *options = mount->options;
@@ -390,7 +512,7 @@ static enum outcome run_image(struct mount *mount)
 	enum outcome outcome;
 	int err;
 
-	err = uext4_open(options->image, &options->open, &mount->server.fs);
+	err = open_image(mount);
 	if (err < 0) {
 		outcome = engine_failed(options, err);
 		if (err == -EINVAL && !options->open.superblock)
@@ -408,8 +530,7 @@ static enum outcome run_image(struct mount *mount)
 		outcome = engine_failed(options, err);
 	else
 		outcome = run_server(mount);
-	uext4_close(mount->server.fs);
-	return outcome;
+	return close_image(mount, outcome);
 }
 
 static enum outcome run_with_lockfile(struct mount *mount)

@@ -35,7 +35,8 @@ struct mount_options {
 	bool foreground;
 	bool debug;
 	bool single_thread;
-	bool read_only; /* asked for by name */
+	bool read_only;	 /* asked for by name */
+	bool read_write; /* asked for by name: no fall back */
 	bool fakeroot;
 	bool allow_other; /* or allow_root: the mount has more users than one */
 	bool default_permissions;
@@ -81,14 +82,20 @@ void handles_destroy(struct handles *handles);
 /* An open regular file, shared by all who ask for the same inode. */
 struct open_file {
 	uint32_t ino;
-	unsigned users;	    /* requests that work with it now */
-	bool is_private;    /* not in the table: there was no room */
+	unsigned users;	 /* requests that work with it now */
+	bool is_private; /* not in the table: there was no room */
+	bool is_writable;
 	uint64_t used_last; /* for the choice of whom to close */
 	struct uext4_file *file;
 };
 
-int handles_get_file(struct handles *handles, uint32_t ino, struct open_file **ret_file);
+enum handle_use { HANDLE_READ, HANDLE_WRITE };
+
+int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
+		     struct open_file **ret_file);
 void handles_put_file(struct handles *handles, struct open_file *file);
+/* Nobody needs @ino any more: it is not kept open for the next request. */
+void handles_forget(struct handles *handles, uint32_t ino);
 
 enum { DIR_BATCH_COUNT = 128 };
 
@@ -118,12 +125,27 @@ void open_dir_advance(struct open_dir *dir);
 /* At least @size bytes that belong to the calling thread until its next call; NULL: no memory. */
 void *thread_buffer(size_t size);
 
+/* ---- nodes.c -------------------------------------------------------------------------------- */
+
+struct nodes;
+
+int nodes_create(struct uext4_fs *fs, struct nodes **ret_nodes);
+void nodes_destroy(struct nodes *nodes);
+/* The kernel is about to be told of @ino once more. */
+int nodes_add(struct nodes *nodes, uint32_t ino);
+/* It has forgotten @lookups of these; true: all of them. */
+bool nodes_forget(struct nodes *nodes, uint32_t ino, uint64_t lookups);
+/* Holds @ino in the engine if the kernel knows it; false: it does not. */
+bool nodes_hold(struct nodes *nodes, uint32_t ino);
+void nodes_unhold(struct nodes *nodes, uint32_t ino);
+
 /* ---- fuse.c --------------------------------------------------------------------------------- */
 
 /* The server of one mount; every field is constant once init has been answered. */
 struct server {
 	struct uext4_fs *fs;
 	struct handles *handles;
+	struct nodes *nodes; /* NULL: a read-only mount, where nothing goes */
 	const struct mount_options *options;
 	struct fuse_conn_info_opts *conn_opts;
 	bool use_acl;	     /* the kernel enforces ACLs */

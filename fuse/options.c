@@ -3,8 +3,8 @@
  * The command line of `uext4 mount` and of the helper that mount(8) calls.
  *
  * One table knows every option: fuse2fs's, those of the kernel's ext4, those of libfuse, and what
- * fstab lines carry along.  What could not change anything in a mount that never writes is accepted
- * and has no effect; what nobody here knows is refused by name.  Nothing is opened or changed.
+ * fstab lines carry along.  What makes no difference here is accepted and has no effect; what
+ * nobody here knows is refused by name.  Nothing is opened or changed.
  */
 #include "mount_priv.h"
 
@@ -15,11 +15,17 @@
 #include <string.h>
 
 enum option_id {
-	OPT_IGNORED,	/* without effect on a read-only mount */
+	OPT_IGNORED,	/* without effect */
 	OPT_SESSION,	/* handed on to libfuse */
 	OPT_CONNECTION, /* handed on to libfuse's connection options */
 	OPT_RO,
 	OPT_RW,
+	OPT_DATA,
+	OPT_COMMIT,
+	OPT_BARRIER,
+	OPT_NOBARRIER,
+	OPT_DELALLOC,
+	OPT_NODELALLOC,
 	OPT_OFFSET,
 	OPT_CACHE_SIZE,
 	OPT_SUPERBLOCK,
@@ -127,15 +133,15 @@ static const struct option_rule rules[] = {
 	{ "nonempty", OPT_IGNORED, VALUE_NONE },
 
 	/* The kernel's ext4: how it writes */
-	{ "data", OPT_IGNORED, VALUE_NEEDED },
+	{ "data", OPT_DATA, VALUE_NEEDED },
 	{ "data_err", OPT_IGNORED, VALUE_NEEDED },
-	{ "commit", OPT_IGNORED, VALUE_NEEDED },
-	{ "barrier", OPT_IGNORED, VALUE_EITHER },
-	{ "nobarrier", OPT_IGNORED, VALUE_NONE },
+	{ "commit", OPT_COMMIT, VALUE_NEEDED },
+	{ "barrier", OPT_BARRIER, VALUE_EITHER },
+	{ "nobarrier", OPT_NOBARRIER, VALUE_NONE },
 	{ "discard", OPT_IGNORED, VALUE_NONE },
 	{ "nodiscard", OPT_IGNORED, VALUE_NONE },
-	{ "delalloc", OPT_IGNORED, VALUE_NONE },
-	{ "nodelalloc", OPT_IGNORED, VALUE_NONE },
+	{ "delalloc", OPT_DELALLOC, VALUE_NONE },
+	{ "nodelalloc", OPT_NODELALLOC, VALUE_NONE },
 	{ "auto_da_alloc", OPT_IGNORED, VALUE_EITHER },
 	{ "noauto_da_alloc", OPT_IGNORED, VALUE_NONE },
 	{ "journal_checksum", OPT_IGNORED, VALUE_NONE },
@@ -268,12 +274,34 @@ static int add_option(struct fuse_args *args, const char *option)
 
 static int set_errors(struct mount_options *options, const char *value)
 {
-	if (strcmp(value, "continue") != 0 && strcmp(value, "remount-ro") != 0 &&
-	    strcmp(value, "panic") != 0)
-		return usage_error("option errors: '%s' is not continue, remount-ro or panic",
-				   value);
-	options->errors_panic = strcmp(value, "panic") == 0;
-	return 0;
+	static const char *const names[] = { "", "continue", "remount-ro", "panic" };
+
+	for (uint32_t i = UEXT4_ERRORS_CONTINUE; i <= UEXT4_ERRORS_PANIC; i++) {
+		if (strcmp(value, names[i]) != 0)
+			continue;
+		options->open.errors = i;
+		options->errors_panic = i == UEXT4_ERRORS_PANIC;
+		return 0;
+	}
+	return usage_error("option errors: '%s' is not continue, remount-ro or panic", value);
+}
+
+static int set_data(struct mount_options *options, const char *value)
+{
+	static const char *const names[] = { "ordered", "journal", "writeback" };
+
+	for (uint32_t i = UEXT4_DATA_ORDERED; i <= UEXT4_DATA_WRITEBACK; i++) {
+		if (strcmp(value, names[i]) != 0)
+			continue;
+		options->open.data_mode = i;
+		return 0;
+	}
+	return usage_error("option data: '%s' is not ordered, journal or writeback", value);
+}
+
+static void set_flag(struct mount_options *options, uint32_t flag, bool on)
+{
+	options->open.flags = on ? options->open.flags | flag : options->open.flags & ~flag;
 }
 
 static int set_lockfile(struct mount_options *options, const char *value)
@@ -307,6 +335,8 @@ static int set_number(struct mount_options *options, const struct option_rule *r
 		max = INT64_MAX;
 	if (rule->id == OPT_MAX_THREADS)
 		max = 1024;
+	if (rule->id == OPT_COMMIT)
+		max = 86400;
 	if (rule->id == OPT_UMASK) {
 		max = 07777;
 		base = 8;
@@ -331,6 +361,7 @@ static int set_number(struct mount_options *options, const struct option_rule *r
 		options->has_umask = true;
 		options->umask = (mode_t)number;
 		break;
+	case OPT_COMMIT: options->open.commit_ms = (uint32_t)number * 1000; break;
 	case OPT_MAX_READ: options->read_bytes_max = (unsigned)number; break;
 	case OPT_MAX_READAHEAD: options->readahead_bytes = (unsigned)number; break;
 	default: options->threads_max = (unsigned)number; break;
@@ -348,13 +379,22 @@ static int apply_option(struct mount_options *options, const struct option_rule 
 	case OPT_IGNORED: return 0;
 	case OPT_SESSION: return add_option(&options->session_args, option);
 	case OPT_CONNECTION: return add_option(&options->conn_args, option);
-	case OPT_RO: options->read_only = true; return 0;
+	case OPT_RO:
+		options->read_only = true;
+		options->read_write = false;
+		return 0;
 	case OPT_RW:
+		options->read_only = false;
 		/* mount(8) says rw to a helper whenever the user has said nothing. */
-		if (options->is_helper)
-			return 0;
-		return usage_error("option rw: this version reads images only; "
-				   "give ro, or neither");
+		options->read_write = !options->is_helper;
+		return 0;
+	case OPT_DATA: return set_data(options, value);
+	case OPT_BARRIER:
+		set_flag(options, UEXT4_OPEN_NOBARRIER, value && !strcmp(value, "0"));
+		return 0;
+	case OPT_NOBARRIER: set_flag(options, UEXT4_OPEN_NOBARRIER, true); return 0;
+	case OPT_DELALLOC: set_flag(options, UEXT4_OPEN_NODELALLOC, false); return 0;
+	case OPT_NODELALLOC: set_flag(options, UEXT4_OPEN_NODELALLOC, true); return 0;
 	case OPT_NORECOVERY: options->open.flags |= UEXT4_OPEN_NORECOVERY; return 0;
 	case OPT_NOLOCK: options->open.flags |= UEXT4_OPEN_NOLOCK; return 0;
 	case OPT_FAKEROOT: options->fakeroot = true; return 0;
@@ -383,6 +423,7 @@ static int apply_option(struct mount_options *options, const struct option_rule 
 	case OPT_UID:
 	case OPT_GID:
 	case OPT_UMASK:
+	case OPT_COMMIT:
 	case OPT_MAX_THREADS:
 	case OPT_MAX_READAHEAD: return set_number(options, rule, value);
 	case OPT_MAX_READ:
@@ -460,6 +501,10 @@ static int settle(struct mount_options *options)
 
 	if (!options->image || !options->dir)
 		return usage_error("an image and a directory are needed");
+	if (options->read_write &&
+	    ((options->open.flags & (UEXT4_OPEN_NORECOVERY | UEXT4_OPEN_NOLOCK)) ||
+	     options->open.superblock))
+		return usage_error("option rw excludes norecovery, nolock and sb");
 	if (options->debug)
 		options->foreground = true;
 	/* The last word: whatever suid and dev were asked for, a fake root gets neither. */

@@ -444,6 +444,12 @@ int uext4_rename(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t
 /* O_TMPFILE: a regular file without a name, which goes when it is closed, unless it is linked. */
 int uext4_tmpfile(struct uext4_fs *fs, uint32_t dir_ino, const struct uext4_new *attrs,
 		  uint32_t flags, struct uext4_file **ret_file) UEXT4_MUST_CHECK;
+/*
+ * Keeps inode @ino, which has a name or is open, in existence until uext4_release(), also when its
+ * last name goes: for servers whose clients know inodes by number.
+ */
+int uext4_hold(struct uext4_fs *fs, uint32_t ino) UEXT4_MUST_CHECK;
+void uext4_release(struct uext4_fs *fs, uint32_t ino);
 /* The inode behind a handle. */
 uint32_t uext4_file_ino(const struct uext4_file *file);
 

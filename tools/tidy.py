@@ -195,7 +195,7 @@ def headers_breaches(cc):
             flags = CFLAGS + [f"-I{TOP}/include", f"-I{TOP}"]
             if path.startswith("src/"):
                 flags += [f"-I{TOP}/src"]
-            if any(p in read(path) for p in ("fuse_lowlevel.h", "archive.h", "jansson.h")):
+            if path.startswith(FRONT_ENDS):
                 flags += package_flags()
             if path in TABLES:
                 flags.append(TABLES[path])

@@ -180,6 +180,25 @@ int uext4_tmpfile(struct uext4_fs *fs, uint32_t dir_ino, const struct uext4_new 
 	return api_end(0);
 }
 
+int uext4_hold(struct uext4_fs *fs, uint32_t ino)
+{
+	struct inode *ip;
+
+	diag_clear();
+	return api_end(api_get_inode(fs, ino, &ip)); /* the reference stays */
+}
+
+void uext4_release(struct uext4_fs *fs, uint32_t ino)
+{
+	struct inode *ip;
+
+	if (api_get_inode(fs, ino, &ip) < 0)
+		return;
+	inode_put(ip);
+	inode_put(ip); /* that of uext4_hold() */
+	(void)api_end_reap(fs, 0);
+}
+
 /* ---- attributes ------------------------------------------------------------------------------ */
 
 int uext4_setattr(struct uext4_fs *fs, uint32_t ino, const struct uext4_attr *attr)

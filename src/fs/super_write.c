@@ -270,10 +270,7 @@ static int recover_journal(struct uext4_fs *fs, const struct fs_options *options
 	if (err == 0)
 		err = journal_mark_empty(j, result.next_tid);
 	if (err < 0)
-		return err == -EFSCORRUPTED || err == -EFSBADCRC
-			       ? fail_in(-ENOTRECOVERABLE,
-					 "the journal is pending and cannot be replayed")
-			       : err;
+		return err;
 	fs->info.journal_replayed = 1;
 	fs->info.replayed_transactions = result.transactions;
 	fs->info.replayed_blocks = result.blocks;
@@ -297,12 +294,15 @@ static int start_log(struct uext4_fs *fs, const struct fs_options *options)
 	if (!geom_has_compat(&fs->geom, EXT4_FEATURE_COMPAT_HAS_JOURNAL))
 		return txn_log_create_none(&log_options, &fs->log);
 	err = super_journal_open(fs, options->journal_dev, &j);
-	if (err < 0)
-		return err;
-	err = recover_journal(fs, options, j);
-	if (err == 0)
-		return txn_log_create(j, &log_options, &fs->log);
-	journal_close(j);
+	if (err == 0) {
+		err = recover_journal(fs, options, j);
+		if (err == 0)
+			return txn_log_create(j, &log_options, &fs->log);
+		journal_close(j);
+	}
+	/* A journal that is damaged is not the same as a damaged file system. */
+	if ((err == -EFSCORRUPTED || err == -EFSBADCRC) && fs->info.journal_dirty)
+		return fail_in(-ENOTRECOVERABLE, "the journal is pending and cannot be replayed");
 	return err;
 }
 

@@ -157,7 +157,7 @@ def refuse(ctx):
     ctx.test("too many arguments", refused(EXIT_USAGE, "third", image, target, "third"))
     ctx.test("unknown option", refused(EXIT_USAGE, "'nonsense=1'",
                                        image, target, "-o", "ro,nonsense=1"))
-    ctx.test("rw", refused(EXIT_USAGE, "rw", image, target, "-o", "rw"))
+    ctx.test("rw", refused(EXIT_USAGE, "rw", image, target, "-o", "rw,norecovery"))
     ctx.test("value missing", refused(EXIT_USAGE, "offset", image, target, "-o", "offset"))
     ctx.test("value not a number", refused(EXIT_USAGE, "'much'",
                                            image, target, "-o", "cache_size=much"))
