@@ -690,6 +690,71 @@ struct ext4_orphan_block_tail {
 };
 ASSERT_SIZE(ext4_orphan_block_tail, 8);
 
+/* ---- quota files ----------------------------------------------------------------------------- */
+
+/*
+ * A file of blocks of QUOTA_BLOCK_BYTES, whatever the file system's are: block 0 is header and
+ * info, block 1 the root of a tree of QUOTA_DEPTH levels of 256 block numbers, by the bytes of the
+ * id, the highest first; the lowest level leads to the block of records that holds the id.  The
+ * reader, in fs/.
+ */
+#define QUOTA_BLOCK_BITS 10u
+#define QUOTA_BLOCK_BYTES (1u << QUOTA_BLOCK_BITS)
+#define QUOTA_ROOT_BLOCK 1u
+#define QUOTA_DEPTH 4u
+#define QUOTA_FANOUT 256u
+
+#define QUOTA_MAGIC_USER 0xD9C01F11u
+#define QUOTA_MAGIC_GROUP 0xD9C01927u
+#define QUOTA_MAGIC_PROJECT 0xD9C03F14u
+#define QUOTA_VERSION 1u /* records of struct v2r1_disk_dqblk */
+
+struct v2_disk_dqheader {
+	le32 dqh_magic;
+	le32 dqh_version;
+};
+ASSERT_SIZE(v2_disk_dqheader, 8);
+
+/* Behind the header. */
+struct v2_disk_dqinfo {
+	le32 dqi_bgrace; /* seconds */
+	le32 dqi_igrace;
+	le32 dqi_flags;
+	le32 dqi_blocks;     /* of the file */
+	le32 dqi_free_blk;   /* head of the list of free blocks; 0: empty */
+	le32 dqi_free_entry; /* head of the list of record blocks with room */
+};
+ASSERT_SIZE(v2_disk_dqinfo, 24);
+
+/* The start of a block of records, and of a free one. */
+struct qt_disk_dqdbheader {
+	le32 dqdh_next_free;
+	le32 dqdh_prev_free;
+	le16 dqdh_entries; /* records in use */
+	le16 dqdh_pad1;
+	le32 dqdh_pad2;
+};
+ASSERT_SIZE(qt_disk_dqdbheader, 16);
+
+/* A record; all zero: not in use.  Limits of blocks are in units of QUOTA_BLOCK_BYTES. */
+struct v2r1_disk_dqblk {
+	le32 dqb_id;
+	le32 dqb_pad;
+	le64 dqb_ihardlimit;
+	le64 dqb_isoftlimit;
+	le64 dqb_curinodes;
+	le64 dqb_bhardlimit;
+	le64 dqb_bsoftlimit;
+	le64 dqb_curspace; /* bytes */
+	le64 dqb_btime;	   /* until when the soft limit may be exceeded; 0: it is not */
+	le64 dqb_itime;	   /* the same; 1 in a record of id 0 that would else be all zero */
+};
+ASSERT_SIZE(v2r1_disk_dqblk, 72);
+ASSERT_AT(v2r1_disk_dqblk, dqb_curspace, 48);
+
+#define QUOTA_RECORDS_PER_BLOCK \
+	((QUOTA_BLOCK_BYTES - sizeof(struct qt_disk_dqdbheader)) / sizeof(struct v2r1_disk_dqblk))
+
 /* ---- journal --------------------------------------------------------------------------------- */
 
 #define JBD2_MAGIC_NUMBER 0xC03B3998u
