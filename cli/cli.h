@@ -36,6 +36,8 @@ enum number_form { NUMBER_PLAIN, NUMBER_BYTES };
 uint64_t option_number(const char *command, const char *option, const char *text,
 		       enum number_form form);
 
+/* check.c; ends the process, with a status of its own kind */
+void command_check(const struct options *opts, int argc, char **argv);
 /* show.c */
 void command_info(const struct options *opts, int argc, char **argv);
 void command_stat(const struct options *opts, int argc, char **argv);

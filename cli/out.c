@@ -321,6 +321,13 @@ void remark(const char *path, const char *fmt, ...)
 	print_message(&line);
 }
 
+static int usage_status = STATUS_USAGE;
+
+void usage_exits_with(int status)
+{
+	usage_status = status;
+}
+
 void usage_error(const char *command, const char *fmt, ...)
 {
 	struct buffer line = { 0 };
@@ -337,7 +344,7 @@ void usage_error(const char *command, const char *fmt, ...)
 	}
 	buffer_add_text(&line, "--help'.");
 	print_message(&line);
-	exit(STATUS_USAGE);
+	exit(usage_status);
 }
 
 /* ---- standard output ------------------------------------------------------------------------ */

@@ -58,6 +58,9 @@ void remark(const char *path, const char *fmt, ...) __attribute__((format(printf
 void usage_error(const char *command, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3), noreturn));
 
+/* From now on usage_error() ends the process with this status instead of STATUS_USAGE. */
+void usage_exits_with(int status);
+
 /* ---- standard output ------------------------------------------------------------------------ */
 
 /* Makes sure that descriptors 0 to 2 exist, so that no file opened later becomes one of them. */

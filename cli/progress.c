@@ -69,13 +69,20 @@ void progress_count(uint64_t entries, uint64_t bytes)
 	atomic_fetch_add_explicit(&work.bytes, bytes, memory_order_relaxed);
 }
 
+void progress_set(const char *label, uint64_t entries, uint64_t entries_total)
+{
+	work.label = label;
+	work.entries_total = entries_total;
+	atomic_store_explicit(&work.entries, entries, memory_order_relaxed);
+}
+
 static void print_text(const char *start, const char *end)
 {
 	uint64_t entries = atomic_load_explicit(&work.entries, memory_order_relaxed);
 	uint64_t bytes = atomic_load_explicit(&work.bytes, memory_order_relaxed);
 	uint64_t ms = (uint64_t)(now_ms() - work.start_ms);
 	uint64_t per_second = ms ? (uint64_t)((double)bytes * 1000.0 / (double)ms) : 0;
-	char done[24], rate[24], line[160], percent[16] = "";
+	char done[24], rate[24], line[160], moved[64] = "", percent[16] = "";
 	int len;
 
 	if (work.entries_total)
@@ -83,9 +90,11 @@ static void print_text(const char *start, const char *end)
 			 entries >= work.entries_total
 				 ? 100.0
 				 : 100.0 * (double)entries / (double)work.entries_total);
-	len = snprintf(line, sizeof(line), "%s%s: %" PRIu64 " entries, %s, %s/s%s%s", start,
-		       work.label, entries, human_size(bytes, done), human_size(per_second, rate),
-		       percent, end);
+	if (bytes)
+		snprintf(moved, sizeof(moved), ", %s, %s/s", human_size(bytes, done),
+			 human_size(per_second, rate));
+	len = snprintf(line, sizeof(line), "%s%s: %" PRIu64 " entries%s%s%s", start, work.label,
+		       entries, moved, percent, end);
 	if (len > 0 && write(STDERR_FILENO, line, (size_t)len) < 0)
 		work.mode = PROGRESS_NONE;
 }

@@ -19,6 +19,8 @@ enum progress_mode { PROGRESS_AUTO, PROGRESS_BAR, PROGRESS_JSON, PROGRESS_NONE }
  */
 void progress_start(enum progress_mode mode, const char *label, uint64_t entries_total);
 void progress_count(uint64_t entries, uint64_t bytes);
+/* Of work in steps: the step is called @label, and so much of it is done. */
+void progress_set(const char *label, uint64_t entries, uint64_t entries_total);
 void progress_poll(void);
 void progress_finish(void);
 
