@@ -51,6 +51,7 @@ def suites(build):
         ("fuse", script("t/func/fuse.py", *common)),
         ("matrix", script("t/matrix.py", *common, *manifest)),
         ("dirty", script("t/dirty.py", *common, *manifest)),
+        ("check", script("t/check.py", *common)),
     ]
     full = [
         ("fuse", script("t/func/fuse.py", *common)),

@@ -64,6 +64,7 @@ struct walk {
 	size_t count, room;
 	bool keep;
 	uint64_t digest, entries, bytes, errors, differences;
+	uint64_t problems; /* that the check found */
 };
 
 static int by_path(const void *a, const void *b)
@@ -285,6 +286,38 @@ static void walk_all(struct walk *w, unsigned stride)
 	}
 }
 
+static void on_problem(void *arg, const char *text)
+{
+	if (getenv("UEXT4_SHOW_PROBLEMS"))
+		puts(text);
+	if (text[0] == '\0')
+		abort();
+	++*(uint64_t *)arg;
+}
+
+/* What a reader meets, the verifier has found too. */
+static void check_all(struct walk *w)
+{
+	uint64_t told = 0;
+	const struct uext4_check_options options = {
+		.size = sizeof(options),
+		.arg = &told,
+		.problem = on_problem,
+		.problems_max = 100,
+	};
+	struct uext4_check_result result;
+
+	if (failed(w, uext4_check(w->fs, &options, &result)))
+		return;
+	if (told != (result.problems < 100 ? result.problems : 100))
+		abort();
+	w->problems = result.problems;
+	if (w->errors > 0 && result.problems == 0) {
+		fprintf(stderr, "the check finds nothing, but reading failed\n");
+		abort();
+	}
+}
+
 /* Opens and walks; returns whether it could be opened. */
 static bool walk_fd(struct walk *w, int fd, uint64_t cache_bytes, unsigned stride)
 {
@@ -297,6 +330,7 @@ static bool walk_fd(struct walk *w, int fd, uint64_t cache_bytes, unsigned strid
 	if (failed(w, uext4_open_fd(fd, &options, &w->fs)))
 		return false;
 	walk_all(w, stride);
+	check_all(w);
 	uext4_close(w->fs);
 	return true;
 }
@@ -401,7 +435,7 @@ static int flip(uint64_t seed, unsigned count, const char *path, bool strict)
 
 	image_load(&im, path);
 	alarm(SECONDS_MAX);
-	if (!walk_fd(&sound, im.fd, 0, 64) || sound.errors) {
+	if (!walk_fd(&sound, im.fd, 0, 64) || sound.errors || sound.problems) {
 		fprintf(stderr, "%s: the sound image gives errors: %s\n", path, uext4_last_error());
 		return 1;
 	}
