@@ -53,6 +53,7 @@ struct super_note {
 struct freeze;
 struct orphan_file;
 struct mmp;
+struct xattr_share;
 
 /* shared; all `c` but for what is behind pointers */
 struct uext4_fs {
@@ -89,6 +90,7 @@ struct uext4_fs {
 	struct mutex rename_lock;		  /* RANK_rename */
 	struct freeze *freeze;			  /* c: freeze.c */
 	struct mmp *mmp;			  /* c: NULL without the feature */
+	struct xattr_share *xattr_share;	  /* c */
 	struct dev *journal_dev;		  /* c: owned; NULL: the journal is inside */
 	enum fs_errors errors;			  /* c */
 	_Atomic int error;			  /* a: the first that made it read-only */
@@ -140,6 +142,7 @@ int fs_check_writable(struct uext4_fs *fs) MUST_CHECK;
 int fs_error(struct uext4_fs *fs, int err, uint32_t ino, blk_t blk);
 /* A feature that was not on is needed from now on (large_file, ...): sets it, in @h (1 credit). */
 int fs_set_ro_compat(struct handle *h, struct uext4_fs *fs, uint32_t feature) MUST_CHECK;
+int fs_set_compat(struct handle *h, struct uext4_fs *fs, uint32_t feature) MUST_CHECK;
 /* Everything dirty is written and committed.  Nothing held. */
 int fs_sync(struct uext4_fs *fs) MUST_CHECK;
 

@@ -3,17 +3,24 @@
  * Data inside the inode: the first 60 bytes in i_block, the rest in the value of the attribute
  * system.data, which is there even when it is empty.
  *
+ * Knows nothing of pages and sizes in memory: when it is called, and that the size stays below the
+ * capacity, is the callers' (S1, S2, M12).  Where system.data lies is looked up each time: other
+ * attributes that come and go move it.
+ *
  * An inode that others left in a state we would not make (no system.data, a directory or symlink
  * that does not fit) is refused, never guessed at.  One exception: mke2fs -d leaves regular files
  * whose size lies beyond what fits; there the rest is zeros, for us as for the kernel.
  */
-#include "fs/fs.h"
+#include "fs/map.h"
+#include "fs/xattr_priv.h"
 
 #include "base/diag.h"
+#include "base/mem.h"
 
 #include <inttypes.h>
 
-static const char data_name[] = "data";
+static const struct xattr_key data_key = { EXT4_XATTR_INDEX_SYSTEM, INLINE_DATA_NAME,
+					   INLINE_DATA_NAME_LEN };
 
 int inline_find(struct inode *ip, struct inline_parts *ret)
 {
@@ -22,8 +29,8 @@ int inline_find(struct inode *ip, struct inline_parts *ret)
 	int err;
 
 	assert(ip->state == INODE_INLINE);
-	err = xattr_ibody_find(ip, EXT4_XATTR_INDEX_SYSTEM, data_name, sizeof(data_name) - 1,
-			       &value, &value_bytes);
+	err = xattr_ibody_find(ip, data_key.index, data_key.name, data_key.name_len, &value,
+			       &value_bytes);
 	if (err == -ENODATA)
 		return corrupt("inode %u: inline data, but no attribute system.data", ip->ino);
 	if (err < 0)
@@ -91,5 +98,184 @@ int inline_data_end(struct inode *ip, uint64_t *ret_end)
 	if (err == 0)
 		*ret_end = min_u64(ip->size, parts.bytes[0] + (uint64_t)parts.bytes[1]);
 	rwlock_read_unlock(&ip->xattr_lock);
+	return err;
+}
+
+/* ---- changing -------------------------------------------------------------------------------- */
+
+bool inline_is_possible(const struct uext4_fs *fs)
+{
+	const struct geom *g = &fs->geom;
+
+	/* An inode has room for an empty system.data, if nothing else. */
+	return geom_has_incompat(g, EXT4_FEATURE_INCOMPAT_INLINE_DATA) && g->extra_isize_want > 0 &&
+	       EXT4_GOOD_OLD_INODE_SIZE + g->extra_isize_want +
+			       sizeof(struct ext4_xattr_ibody_header) +
+			       EXT4_XATTR_LEN(INLINE_DATA_NAME_LEN) + EXT4_XATTR_PAD <=
+		       g->inode_size;
+}
+
+int inline_capacity(struct inode *ip, uint32_t *ret_bytes)
+{
+	struct inline_parts parts;
+	int err;
+
+	err = inline_find(ip, &parts);
+	if (err < 0)
+		return err;
+	*ret_bytes = parts.bytes[0] + parts.bytes[1];
+	return 0;
+}
+
+int inline_capacity_max(struct inode *ip, uint32_t *ret_bytes)
+{
+	const struct xattr_area area = xattr_body_area(ip);
+	uint32_t now = 0, room;
+	int err;
+
+	if (ip->state == INODE_INLINE) {
+		err = inline_capacity(ip, &now);
+		if (err < 0)
+			return err;
+	} else if (!inline_is_possible(ip->fs)) {
+		*ret_bytes = 0;
+		return 0;
+	}
+	*ret_bytes = xattr_area_room(&area, &data_key, &room)
+			     ? (uint32_t)max_u64(now, EXT4_I_BLOCK_BYTES + room)
+			     : now;
+	return 0;
+}
+
+/* The body with @edit done, in memory that the caller frees. */
+static int edit_body(struct inode *ip, const struct xattr_edit *edit, struct xattr_area *ret)
+{
+	const struct xattr_area area = xattr_body_area(ip);
+	struct xattr_area edited = area;
+	int err;
+
+	if (!area.base)
+		return -ENOSPC;
+	edited.is_blank = false;
+	edited.base = mem_alloc(area.end);
+	if (!edited.base)
+		return -ENOMEM;
+	err = xattr_area_edit(&area, edit, &edited);
+	if (err < 0)
+		mem_free(edited.base);
+	else
+		*ret = edited;
+	return err;
+}
+
+/* From here on: only abort.  What lay in i_block is gone. */
+static void become_inline(struct inode *ip)
+{
+	mutex_lock(&ip->raw_lock);
+	memset(ip->raw->i_block, 0, sizeof(ip->raw->i_block));
+	mutex_unlock(&ip->raw_lock);
+	inode_set_flags(ip, EXT4_INLINE_DATA_FL, EXT4_EXTENTS_FL);
+	ip->state = INODE_INLINE;
+}
+
+int inline_make_room(struct handle *h, struct inode *ip, uint32_t bytes)
+{
+	struct inline_parts parts = { 0 };
+	struct xattr_area edited;
+	struct xattr_edit edit = { .key = data_key };
+	int err;
+
+	if (ip->state == INODE_INLINE) {
+		err = inline_find(ip, &parts);
+		if (err < 0)
+			return err;
+		if (bytes <= parts.bytes[0] + parts.bytes[1])
+			return 0;
+		edit.value = parts.part[1];
+		edit.value_bytes = parts.bytes[1];
+	} else {
+		assert(ip->state == INODE_EMPTY || (ip->state == INODE_BLOCKS && ip->size == 0));
+		if (!inline_is_possible(ip->fs))
+			return -ENOSPC;
+	}
+	if (bytes > EXT4_I_BLOCK_BYTES)
+		edit.size = bytes - EXT4_I_BLOCK_BYTES;
+	err = edit_body(ip, &edit, &edited);
+	if (err < 0)
+		return err;
+	err = xattr_reserve_store(h, ip);
+	if (err == 0) {
+		/* From here on: only abort. */
+		xattr_body_install(ip, &edited);
+		if (ip->state != INODE_INLINE)
+			become_inline(ip);
+		err = inode_store(h, ip);
+		if (err < 0)
+			txn_log_abort(ip->fs->log, err);
+	}
+	mem_free(edited.base);
+	return err;
+}
+
+/* The bytes of @part, which begins at @at of the data, become what belongs there. */
+static void store_part(struct inode *ip, const uint8_t *part, uint32_t at, uint32_t part_bytes,
+		       const void *data, uint32_t bytes)
+{
+	uint8_t *to = (uint8_t *)ip->raw + (part - (const uint8_t *)ip->raw);
+	uint32_t given = 0;
+
+	if (bytes > at)
+		given = (uint32_t)min_u64(bytes - at, part_bytes);
+	if (given > 0)
+		memcpy(to, (const uint8_t *)data + at, given);
+	memset(to + given, 0, part_bytes - given);
+}
+
+int inline_store(struct handle *h, struct inode *ip, const void *data, uint32_t bytes)
+{
+	struct inline_parts parts;
+	int err;
+
+	err = inline_find(ip, &parts);
+	if (err < 0)
+		return err;
+	assert(bytes <= parts.bytes[0] + parts.bytes[1]);
+	err = xattr_reserve_store(h, ip);
+	if (err < 0)
+		return err;
+	/* From here on: only abort. */
+	mutex_lock(&ip->raw_lock);
+	store_part(ip, parts.part[0], 0, parts.bytes[0], data, bytes);
+	store_part(ip, parts.part[1], parts.bytes[0], parts.bytes[1], data, bytes);
+	mutex_unlock(&ip->raw_lock);
+	inode_set_disk_size(ip, bytes);
+	err = inode_store(h, ip);
+	if (err < 0)
+		txn_log_abort(ip->fs->log, err);
+	return err;
+}
+
+int inline_remove(struct handle *h, struct inode *ip)
+{
+	const struct xattr_edit edit = { .key = data_key, .remove = true };
+	struct xattr_area edited;
+	int err;
+
+	assert(ip->state == INODE_INLINE);
+	err = edit_body(ip, &edit, &edited);
+	if (err < 0)
+		return err;
+	err = xattr_reserve_store(h, ip);
+	if (err == 0) {
+		/* From here on: only abort. */
+		xattr_body_install(ip, &edited);
+		inode_set_flags(ip, 0, EXT4_INLINE_DATA_FL);
+		map_init(ip);
+		ip->state = INODE_BLOCKS;
+		err = inode_store(h, ip);
+		if (err < 0)
+			txn_log_abort(ip->fs->log, err);
+	}
+	mem_free(edited.base);
 	return err;
 }

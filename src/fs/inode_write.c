@@ -386,7 +386,6 @@ static int release(struct handle *h, struct inode *ip)
 
 static int delete_contents(struct inode *ip)
 {
-	struct handle *h;
 	int err;
 
 	if (inode_is_reg(ip)) {
@@ -399,13 +398,7 @@ static int delete_contents(struct inode *ip)
 		if (err < 0)
 			return err;
 	}
-	err = handle_start(ip->fs->log,
-			   xattr_set_credits(ip, 0) + INODE_STORE_CREDITS + quota_credits(ip->fs),
-			   &h);
-	if (err < 0)
-		return err;
-	err = xattr_delete_all(h, ip);
-	return first_error(err, handle_stop(h));
+	return xattr_delete_all(ip);
 }
 
 int inode_delete(struct inode *ip)

@@ -23,6 +23,20 @@ void balloc_destroy(struct uext4_fs *fs) {}
 void balloc_committed(struct uext4_fs *fs, tid_t tid) {}
 void balloc_discard_prealloc(struct inode *ip) {}
 void balloc_fill_super(struct uext4_fs *fs, struct ext4_super_block *sb) {}
+int balloc_alloc(struct uext4_fs *fs, const struct balloc_request *rq, struct blk_run *ret)
+{
+	return refuse("allocation of blocks");
+}
+void balloc_cancel(struct uext4_fs *fs, const struct blk_run *run, bool was_reserved) {}
+int balloc_alloc_meta(struct handle *h, struct uext4_fs *fs, struct inode *ip, blk_t goal,
+		      blk_t *ret_blk)
+{
+	return refuse("allocation of blocks");
+}
+int balloc_free(struct handle *h, struct uext4_fs *fs, blk_t start, uint32_t count, uint32_t flags)
+{
+	return refuse("freeing of blocks");
+}
 int ialloc_alloc(struct handle *h, struct uext4_fs *fs, struct inode *parent, bool is_dir,
 		 uint32_t *ret_ino)
 {
@@ -34,6 +48,15 @@ int ialloc_free(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir
 }
 
 /* journal */
+int buf_create(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
+	       struct buf **ret_buf)
+{
+	return refuse("new buffers");
+}
+int handle_get_create(struct handle *h, struct buf *buf)
+{
+	return refuse("transactions");
+}
 void handle_dirty(struct handle *h, struct buf *buf) {}
 int handle_get_write(struct handle *h, struct buf *buf)
 {
@@ -88,17 +111,16 @@ uint32_t map_credits(const struct inode *ip)
 	return 1;
 }
 void map_init(struct inode *ip) {}
+int map_insert(struct handle *h, struct inode *ip, lblk_t logical, uint32_t count,
+	       const struct blk_run *run, bool unwritten)
+{
+	return refuse("changes of maps");
+}
 int map_remove(struct handle *h, struct inode *ip, lblk_t first, uint32_t count, uint32_t *ret_left)
 {
 	return refuse("changes of maps");
 }
-
-/* xattr */
-int xattr_delete_all(struct handle *h, struct inode *ip)
+uint64_t map_size_max(const struct inode *ip)
 {
-	return refuse("changes of attributes");
-}
-uint32_t xattr_set_credits(const struct inode *ip, size_t size)
-{
-	return 1;
+	return 0;
 }

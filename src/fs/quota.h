@@ -34,6 +34,11 @@ int quota_charge_blocks(struct handle *h, struct inode *ip, int64_t blocks) MUST
 int quota_charge_inode(struct handle *h, struct inode *ip) MUST_CHECK;
 /* One inode less.  Cannot fail but by an abort. */
 void quota_release_inode(struct handle *h, struct inode *ip);
+/*
+ * A file that no owner is charged for, because its users are (ea_inode.c), becomes an ordinary one,
+ * whatever the limits say, or the other way.
+ */
+void quota_count_file(struct handle *h, struct inode *ip, bool counts);
 int quota_reserve(struct inode *ip, uint64_t blocks) MUST_CHECK;
 void quota_unreserve(struct inode *ip, uint64_t blocks);
 

@@ -11,6 +11,7 @@
 #include "fs/balloc.h"
 #include "fs/fs_priv.h"
 #include "fs/quota.h"
+#include "fs/xattr.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
@@ -111,18 +112,37 @@ int super_write_clean(struct uext4_fs *fs)
 	return err;
 }
 
+static int need_feature(struct handle *h, struct uext4_fs *fs, le32 *word, uint32_t feature)
+	REQUIRES(&fs->super_lock)
+{
+	int err;
+
+	if (le32_get(*word) & feature)
+		return 0;
+	err = handle_get_write(h, fs->super_buf);
+	if (err < 0)
+		return err;
+	set_feature(word, feature, true);
+	super_changed(h, fs);
+	return 0;
+}
+
 int fs_set_ro_compat(struct handle *h, struct uext4_fs *fs, uint32_t feature)
 {
-	int err = 0;
+	int err;
 
 	mutex_lock(&fs->super_lock);
-	if (!(le32_get(super_of(fs)->s_feature_ro_compat) & feature)) {
-		err = handle_get_write(h, fs->super_buf);
-		if (err == 0) {
-			set_feature(&super_of(fs)->s_feature_ro_compat, feature, true);
-			super_changed(h, fs);
-		}
-	}
+	err = need_feature(h, fs, &super_of(fs)->s_feature_ro_compat, feature);
+	mutex_unlock(&fs->super_lock);
+	return err;
+}
+
+int fs_set_compat(struct handle *h, struct uext4_fs *fs, uint32_t feature)
+{
+	int err;
+
+	mutex_lock(&fs->super_lock);
+	err = need_feature(h, fs, &super_of(fs)->s_feature_compat, feature);
 	mutex_unlock(&fs->super_lock);
 	return err;
 }
@@ -348,6 +368,8 @@ static int start_parts(struct uext4_fs *fs)
 
 	err = balloc_create(fs);
 	if (err == 0)
+		err = xattr_open(fs);
+	if (err == 0)
 		err = orphan_open(fs);
 	if (err == 0)
 		err = quota_open(fs);
@@ -451,6 +473,7 @@ int super_stop_writing(struct uext4_fs *fs)
 		write_abort_note(fs);
 	buf_put(fs->super_buf);
 	fs->super_buf = NULL;
+	xattr_close(fs);
 	balloc_destroy(fs);
 	return err;
 }

@@ -16,6 +16,12 @@
 
 enum xattr_set_flag { XATTR_SET_CREATE = 1u << 0, XATTR_SET_REPLACE = 1u << 1 };
 
+/* What inodes have in common (shared blocks, values), remembered from open to close. */
+int xattr_open(struct uext4_fs *fs) MUST_CHECK;
+void xattr_close(struct uext4_fs *fs); /* nothing is fine */
+/* Forgets it: changes were taken back. */
+void xattr_forget(struct uext4_fs *fs);
+
 /*
  * ---- attributes: requires the inode's lock exclusive -------------------------------------------
  */
@@ -24,8 +30,9 @@ enum xattr_set_flag { XATTR_SET_CREATE = 1u << 0, XATTR_SET_REPLACE = 1u << 1 };
  * Sets attribute @name (as setxattr(2) spells it; ACLs in the form of setxattr(2)) to @size bytes,
  * or removes it (@value NULL).  Starts handles of its own, as large values need several.
  * -EEXIST, -ENODATA, -ENOSPC (no room, also where there are free blocks: one block is all an inode
- * without ea_inode has), -ERANGE, -EOPNOTSUPP (unknown prefix), -E2BIG.  The system call's checks
- * of who may do so are the caller's.  system.posix_acl_access changes the mode as the kernel does.
+ * without ea_inode has), -ERANGE (the name), -E2BIG (the value), -EOPNOTSUPP (unknown prefix),
+ * -EINVAL.  The system call's checks of who may do so are the caller's.  For an ACL @flags count
+ * for nothing, and system.posix_acl_access changes the mode, as with the kernel.
  */
 int xattr_set(struct inode *ip, const char *name, const void *value, size_t size, uint32_t flags)
 	MUST_CHECK;
@@ -33,33 +40,74 @@ int xattr_set(struct inode *ip, const char *name, const void *value, size_t size
 int xattr_set_handle(struct handle *h, struct inode *ip, uint8_t index, const char *name,
 		     size_t name_len, const void *value, size_t size) MUST_CHECK;
 uint32_t xattr_set_credits(const struct inode *ip, size_t size);
-/* security.capability goes, as after a write or chown by anybody. *ret_changed.  0 if none. */
+/* security.capability goes, as after a write or chown by anybody.  0 if there is none. */
 int xattr_drop_capability(struct inode *ip) MUST_CHECK;
 bool xattr_has_capability(struct inode *ip);
 
 /*
- * An unlinked inode loses all attributes: shared blocks lose a reference, EA inodes too.  Restarts
- * @h.  Nothing else is held.
+ * Several changes that are made together or not at all, in a handle of the caller's, who does other
+ * things in it: create, add up to 4, prepare (before the handle), apply (in a handle with
+ * xattr_batch_credits(); after a failure nothing has changed), destroy.  xattr_batch_run() prepares
+ * and applies in a handle of its own.
  */
-int xattr_delete_all(struct handle *h, struct inode *ip) MUST_CHECK;
+struct xattr_batch;
+struct xattr_change {
+	uint8_t index;
+	const char *name; /* behind the prefix; stays the caller's, like @value */
+	size_t name_len;
+	const void *value; /* NULL: it goes.  ACLs in the form of the disk. */
+	size_t size;
+	uint32_t flags; /* enum xattr_set_flag */
+};
+int xattr_batch_create(struct inode *ip, struct xattr_batch **ret) MUST_CHECK;
+void xattr_batch_destroy(struct xattr_batch *b); /* NULL is fine */
+void xattr_batch_add(struct xattr_batch *b, const struct xattr_change *change);
+void xattr_batch_add_drop_capability(struct xattr_batch *b);
+/* In the same handle the mode's lower 12 bits become @permissions. */
+void xattr_batch_set_mode(struct xattr_batch *b, uint16_t permissions);
+int xattr_batch_prepare(struct xattr_batch *b) MUST_CHECK;
+/* 0: there is nothing to change. */
+uint32_t xattr_batch_credits(const struct xattr_batch *b);
+int xattr_batch_apply(struct handle *h, struct xattr_batch *b) MUST_CHECK;
+int xattr_batch_run(struct xattr_batch *b) MUST_CHECK;
+
+/*
+ * An old inode gets room for the fields that new ones have, if no attribute has to leave for it.
+ * In memory: the caller stores the inode.  False: nothing has changed.
+ */
+bool xattr_expand(struct inode *ip);
+
+/*
+ * An unlinked inode loses its block of attributes and its values in other inodes: shared blocks
+ * lose a reference, such inodes too.  Starts handles of its own.  Nobody else has a reference; no
+ * lock is held.
+ */
+int xattr_delete_all(struct inode *ip) MUST_CHECK;
 
 /*
  * ---- ACLs: acl.c -------------------------------------------------------------------------------
  */
 
 /*
- * What a new inode inherits from the default ACL of @dir: *mode is narrowed, and the ACLs (disk
- * form, mem_free()) are to be set on it; both NULL where there is none: then the umask applies.
+ * What a new inode inherits from the default ACL of @dir, whose lock is held: *mode is narrowed,
+ * and the ACLs (disk form, NULL: none) are to be set on it.  Unless is_there the umask applies.
  */
 struct acl_inherited {
+	bool is_there; /* @dir has a default ACL */
 	void *access, *dflt;
 	size_t access_size, default_size;
 };
 int acl_inherit(struct inode *dir, uint16_t *mode, struct acl_inherited *ret) MUST_CHECK;
 void acl_inherited_finish(struct acl_inherited *a);
-/* chmod rewrites the access ACL's mask or group entry.  Requires lock exclusive; own handle. */
-int acl_chmod(struct inode *ip, uint16_t mode) MUST_CHECK;
-/* From the form of setxattr(2) to the disk's: -EINVAL. *ret (mem_free()). */
+/*
+ * The access ACL of @ip with the mask, or the group's entry, that chmod to @mode gives it, in the
+ * form of the disk (mem_free()); NULL: it has none.
+ */
+int acl_chmod(struct inode *ip, uint16_t mode, void **ret, size_t *ret_size) MUST_CHECK;
+/*
+ * From the form of setxattr(2) to the disk's (mem_free()); NULL where there are no entries, which
+ * is no ACL.  -EINVAL, -EOPNOTSUPP (its version).
+ */
 int acl_to_disk(const void *value, size_t size, void **ret, size_t *ret_size) MUST_CHECK;
 
 /*
@@ -75,11 +123,15 @@ bool inline_is_possible(const struct uext4_fs *fs);
 
 /* Bytes that are there for data now: 60 and the value of system.data. INLINE only. */
 int inline_capacity(struct inode *ip, uint32_t *ret_bytes) MUST_CHECK REQUIRES(&ip->xattr_lock);
-/* The most that could be made room for, attributes as they are.  EMPTY or INLINE. */
+/*
+ * The most that could be made room for, attributes as they are.  EMPTY (or a directory with nothing
+ * yet) or INLINE.  0: not even an empty file.
+ */
 int inline_capacity_max(struct inode *ip, uint32_t *ret_bytes) MUST_CHECK REQUIRES(&ip->xattr_lock);
 /*
- * Makes room for @bytes; an EMPTY inode becomes INLINE (flag, system.data, zeroed body).  -ENOSPC:
- * they do not fit, nothing has changed.  Does not touch the size.
+ * Makes room for @bytes; an EMPTY inode, or one with an empty map, becomes INLINE (flag,
+ * system.data, zeroed body).  -ENOSPC: they do not fit, nothing has changed.  Does not touch the
+ * size.  Each of the following: INODE_STORE_CREDITS.
  */
 int inline_make_room(struct handle *h, struct inode *ip, uint32_t bytes)
 	MUST_CHECK REQUIRES(&ip->xattr_lock);

@@ -20,6 +20,8 @@ LOCK_RANK(55, commit, pseudo, "waiting for a commit, or for room in the log")
 LOCK_RANK(58, writeback, pseudo, "waiting for a page under writeback")
 LOCK_RANK(60, handle, pseudo, "an open handle: a part of the running transaction")
 LOCK_RANK(70, page, bit, "one page; several: ascending index")
+LOCK_RANK(75, xattr_share, mutex,
+	  "references to shared attribute blocks and to inodes with attribute values")
 LOCK_RANK(80, xattr, rwlock, "in-inode attributes and the inline state")
 LOCK_RANK(90, map, rwlock, "logical to physical blocks of one inode")
 LOCK_RANK(92, quota, mutex, "usage and limits in memory, and the quota blocks")

@@ -1,0 +1,1300 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Extended attributes as they change.
+ *
+ * Where an attribute goes is decided as the kernel decides it: the body if it fits there, else the
+ * block, else (feature ea_inode) an inode of its own, which is also where very large values go at
+ * once.  An attribute that grows moves on, one that shrinks moves back.
+ *
+ *  W1  A change is worked out in memory first (struct work), from what is there under xattr_lock;
+ *      entries change only under the inode's lock, so that it comes out the same as when the
+ *      credits were counted.
+ *  W2  Then everything that can fail is done, or taken back; then the change is made, and only the
+ *      end of the journal could stop it.
+ *  W3  A block that several inodes use, or that another could find meanwhile, does not change: the
+ *      inode gets another one (xattr_share.c).
+ *  W4  Data inside the inode keeps at least the room that its size needs (M12): for an attribute
+ *      that does not fit otherwise it gives away what it does not need, and no more.
+ */
+#include "fs/balloc.h"
+#include "fs/quota.h"
+#include "fs/xattr_priv.h"
+
+#include "base/diag.h"
+#include "base/mem.h"
+#include "disk/seal.h"
+
+#include <inttypes.h>
+
+#define CHANGES_MAX 4u
+#define BODIES 3u /* copies of an area that working it out takes */
+#define BLOCKS 2u
+
+/* A value from which on it is not tried to have it anywhere but in an inode of its own. */
+#define LARGE_VALUE_BYTES(block_size) \
+	((block_size)-EXT4_XATTR_LEN(3) - sizeof(struct ext4_xattr_header) - 4)
+/* What values leave free of a block for entries whose values are elsewhere. */
+#define BLOCK_RESERVE_BYTES(block_size) min_u64((block_size) / 8, 1024)
+
+static const struct xattr_key inline_data_key = { EXT4_XATTR_INDEX_SYSTEM, INLINE_DATA_NAME,
+						  INLINE_DATA_NAME_LEN };
+static const struct xattr_key capability_key = { EXT4_XATTR_INDEX_SECURITY, "capability", 10 };
+
+/* ---- what is to be done ---------------------------------------------------------------------- */
+
+struct change {
+	struct xattr_key key;
+	const void *value;
+	uint32_t size;
+	bool remove;
+	uint32_t flags; /* enum xattr_set_flag */
+	bool is_done;	/* there is nothing to do */
+	bool wants_ea;
+	struct inode *ea;     /* has the new value */
+	struct inode *old_ea; /* has the value that goes */
+	uint32_t old_inum, old_size;
+};
+
+struct xattr_batch {
+	struct inode *ip;
+	struct change changes[CHANGES_MAX];
+	uint32_t count;
+	bool sets_mode;
+	uint16_t mode;
+	bool shares; /* a block or an inode with a value changes its references, or might */
+	uint32_t credits;
+	struct ea_delta *deltas;
+	uint32_t deltas_count, deltas_max;
+	uint8_t *bodies[BODIES], *blocks[BLOCKS]; /* memory for struct work */
+	uint8_t *memory;			  /* all of it */
+};
+
+static bool has_ea_inode(const struct uext4_fs *fs)
+{
+	return geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_EA_INODE);
+}
+
+int xattr_batch_create(struct inode *ip, struct xattr_batch **ret)
+{
+	uint32_t body_bytes = ip->fs->geom.inode_size, block_bytes = ip->fs->geom.block_size;
+	struct xattr_batch *b = mem_zalloc(sizeof(*b));
+
+	if (!b)
+		return -ENOMEM;
+	b->ip = ip;
+	b->memory = mem_alloc((size_t)BODIES * body_bytes + (size_t)BLOCKS * block_bytes);
+	if (!b->memory) {
+		mem_free(b);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < BODIES; i++)
+		b->bodies[i] = b->memory + (size_t)i * body_bytes;
+	for (unsigned i = 0; i < BLOCKS; i++)
+		b->blocks[i] = b->memory + (size_t)BODIES * body_bytes + (size_t)i * block_bytes;
+	*ret = b;
+	return 0;
+}
+
+void xattr_batch_destroy(struct xattr_batch *b)
+{
+	if (!b)
+		return;
+	for (uint32_t i = 0; i < b->deltas_count; i++)
+		inode_put(b->deltas[i].ea);
+	for (uint32_t i = 0; i < b->count; i++) {
+		inode_put(b->changes[i].ea);
+		inode_put(b->changes[i].old_ea);
+	}
+	mem_free(b->deltas);
+	mem_free(b->memory);
+	mem_free(b);
+}
+
+void xattr_batch_add(struct xattr_batch *b, const struct xattr_change *change)
+{
+	assert(b->count < CHANGES_MAX);
+	b->changes[b->count++] = (struct change){
+		.key = { change->index, change->name, change->name_len },
+		.value = change->value,
+		.size = (uint32_t)change->size,
+		.remove = change->value == NULL,
+		.flags = change->flags,
+	};
+}
+
+void xattr_batch_set_mode(struct xattr_batch *b, uint16_t permissions)
+{
+	b->sets_mode = true;
+	b->mode = permissions;
+}
+
+/* ---- working it out -------------------------------------------------------------------------- */
+
+/* The two areas as they will be. */
+struct work {
+	const struct inode *ip;
+	struct xattr_area body, block;
+	bool body_changed, block_changed;
+	uint8_t *body_spare[BODIES - 1], *block_spare[BLOCKS - 1];
+};
+
+/* @block: what the inode has now, or NULL.  Requires xattr_lock. */
+static void work_init(const struct xattr_batch *b, const struct buf *block, struct work *w)
+{
+	const struct geom *g = &b->ip->fs->geom;
+
+	*w = (struct work){
+		.ip = b->ip,
+		.body = xattr_body_area(b->ip),
+		.block = xattr_block_area(g, b->blocks[0]),
+		.body_spare = { b->bodies[1], b->bodies[2] },
+		.block_spare = { b->blocks[1] },
+	};
+	if (w->body.base) {
+		memcpy(b->bodies[0], w->body.base, w->body.end);
+		w->body.base = b->bodies[0];
+	}
+	if (block)
+		memcpy(b->blocks[0], block->data, g->block_size);
+	else
+		memset(b->blocks[0], 0, g->block_size);
+}
+
+static int edit_block(struct work *w, const struct xattr_edit *edit)
+{
+	struct xattr_area to = w->block;
+	int err;
+
+	to.base = w->block_spare[0];
+	err = xattr_area_edit(&w->block, edit, &to);
+	if (err < 0)
+		return err;
+	w->block_spare[0] = w->block.base;
+	w->block = to;
+	w->block_changed = true;
+	return 0;
+}
+
+/* What system.data of @w could give away (W4): false, or how it is to be done. */
+static bool inline_data_slack(const struct work *w, struct xattr_edit *ret)
+{
+	const struct xattr_row row = xattr_area_row(&w->body);
+	const struct inode *ip = w->ip;
+	const struct ext4_xattr_entry *entry;
+	uint64_t wanted = 0;
+
+	if (ip->state != INODE_INLINE || !inode_is_reg(ip))
+		return false;
+	entry = xattr_row_find(&row, &inline_data_key);
+	if (ip->size > EXT4_I_BLOCK_BYTES)
+		wanted = ip->size - EXT4_I_BLOCK_BYTES;
+	if (!entry || le32_get(entry->e_value_size) <= wanted)
+		return false;
+	*ret = (struct xattr_edit){
+		.key = inline_data_key,
+		.size = (uint32_t)wanted,
+		.value = row.base + le16_get(entry->e_value_offs),
+		.value_bytes = (uint32_t)wanted,
+	};
+	return true;
+}
+
+static int edit_body(struct work *w, const struct xattr_edit *edit)
+{
+	struct xattr_area to = w->body, smaller = w->body;
+	struct xattr_edit shrink;
+	int err;
+
+	if (!w->body.base)
+		return -ENOSPC;
+	to.base = w->body_spare[0];
+	smaller.base = w->body_spare[1];
+	to.is_blank = smaller.is_blank = false;
+	err = xattr_area_edit(&w->body, edit, &to);
+	if (err == -ENOSPC && inline_data_slack(w, &shrink)) {
+		err = xattr_area_edit(&w->body, &shrink, &smaller);
+		if (err == 0)
+			err = xattr_area_edit(&smaller, edit, &to);
+	}
+	if (err < 0)
+		return err;
+	w->body_spare[0] = w->body.base;
+	w->body = to;
+	w->body_changed = true;
+	return 0;
+}
+
+static const struct ext4_xattr_entry *find_in(const struct xattr_area *area,
+					      const struct xattr_key *key)
+{
+	const struct xattr_row row = xattr_area_row(area);
+
+	return xattr_row_find(&row, key);
+}
+
+static int work_remove(struct work *w, const struct change *c)
+{
+	const struct xattr_edit edit = { .key = c->key, .remove = true };
+
+	if (find_in(&w->body, &c->key))
+		return edit_body(w, &edit);
+	if (find_in(&w->block, &c->key))
+		return edit_block(w, &edit);
+	return 0;
+}
+
+/* What @inum holds is the value, unless that is 0. */
+static int work_set(struct work *w, const struct change *c, uint32_t inum, uint32_t hash)
+{
+	const struct xattr_edit remove = { .key = c->key, .remove = true };
+	const uint32_t block_size = w->ip->fs->geom.block_size;
+	struct xattr_edit edit = {
+		.key = c->key,
+		.size = c->size,
+		.value = c->value,
+		.value_bytes = inum == 0 ? c->size : 0,
+		.inum = inum,
+		.hash = hash,
+	};
+	int err;
+
+	if (has_ea_inode(w->ip->fs))
+		edit.values_min = (uint32_t)BLOCK_RESERVE_BYTES(block_size);
+	if (inum == 0 && c->wants_ea)
+		return -ENOSPC;
+	err = edit_body(w, &edit);
+	if (err == 0)
+		return find_in(&w->block, &c->key) ? edit_block(w, &remove) : 0;
+	if (err != -ENOSPC)
+		return err;
+	err = edit_block(w, &edit);
+	if (err == 0 && find_in(&w->body, &c->key))
+		err = edit_body(w, &remove);
+	return err;
+}
+
+static int work_change(struct work *w, const struct change *c)
+{
+	if (c->is_done)
+		return 0;
+	if (c->remove)
+		return work_remove(w, c);
+	if (c->ea)
+		return work_set(w, c, c->ea->ino, ea_inode_hash(c->ea));
+	return work_set(w, c, 0, 0);
+}
+
+/* ---- preparing ------------------------------------------------------------------------------- */
+
+static bool is_same(const struct xattr_row *row, const struct ext4_xattr_entry *entry,
+		    const struct change *c)
+{
+	return !c->remove && le32_get(entry->e_value_inum) == 0 &&
+	       le32_get(entry->e_value_size) == c->size &&
+	       (c->size == 0 ||
+		memcmp(row->base + le16_get(entry->e_value_offs), c->value, c->size) == 0);
+}
+
+/* Looks at what is there of @c; *@w becomes what it will be. */
+static int examine(struct work *w, struct change *c)
+{
+	const uint32_t block_size = w->ip->fs->geom.block_size;
+	struct xattr_row row = xattr_area_row(&w->body);
+	const struct ext4_xattr_entry *entry = xattr_row_find(&row, &c->key);
+	int err;
+
+	if (!entry) {
+		row = xattr_area_row(&w->block);
+		entry = xattr_row_find(&row, &c->key);
+	}
+	if (entry && (c->flags & XATTR_SET_CREATE))
+		return fail(-EEXIST, "inode %u has that attribute", w->ip->ino);
+	if (!entry && (c->flags & XATTR_SET_REPLACE))
+		return fail(-ENODATA, "inode %u has no such attribute", w->ip->ino);
+	if (entry ? is_same(&row, entry, c) : c->remove) {
+		c->is_done = true;
+		return 0;
+	}
+	if (entry) {
+		c->old_inum = le32_get(entry->e_value_inum);
+		c->old_size = le32_get(entry->e_value_size);
+	}
+	if (c->remove)
+		return work_remove(w, c);
+
+	c->wants_ea = has_ea_inode(w->ip->fs) &&
+		      round_up_pow2(c->size, EXT4_XATTR_PAD) > LARGE_VALUE_BYTES(block_size);
+	err = work_set(w, c, 0, 0);
+	if (err == -ENOSPC && has_ea_inode(w->ip->fs) && c->size > 0) {
+		c->wants_ea = true;
+		err = work_set(w, c, UINT32_MAX, 0); /* some number: the entry takes its room */
+	}
+	if (err == -ENOSPC)
+		return fail(err, "inode %u: no room for an attribute of %u bytes", w->ip->ino,
+			    c->size);
+	return err;
+}
+
+/* Counts what an apply may touch.  @body_ea, @block_ea: entries now with values in inodes. */
+static void count_credits(struct xattr_batch *b, const struct work *w, uint32_t body_ea,
+			  uint32_t block_ea)
+{
+	uint32_t changed = 0, ea_changed = 0;
+
+	for (uint32_t i = 0; i < b->count; i++) {
+		const struct change *c = &b->changes[i];
+
+		if (c->is_done)
+			continue;
+		changed++;
+		ea_changed += c->wants_ea + (c->old_inum != 0);
+	}
+	b->shares = w->block_changed || ea_changed > 0;
+	b->credits = xattr_set_credits(b->ip, 0) + ea_changed * EA_DELTA_ORPHAN_CREDITS;
+	if (w->block_changed)
+		b->credits += block_ea * EA_DELTA_CREDITS;
+	b->deltas_max = b->shares ? body_ea + block_ea + ea_changed : 0;
+	if (changed == 0 && !b->sets_mode)
+		b->credits = 0;
+}
+
+static int examine_all(struct xattr_batch *b)
+{
+	struct inode *ip = b->ip;
+	struct buf *block BUF_SCOPE = NULL;
+	struct xattr_row body_row, block_row;
+	uint32_t body_ea, block_ea;
+	struct work w;
+	int err;
+
+	rwlock_read(&ip->xattr_lock);
+	err = xattr_block_read(ip, &block);
+	if (err == 0) {
+		work_init(b, block, &w);
+		body_row = xattr_area_row(&w.body);
+		block_row = xattr_area_row(&w.block);
+		body_ea = xattr_row_count_ea(&body_row);
+		block_ea = xattr_row_count_ea(&block_row);
+		for (uint32_t i = 0; i < b->count && err == 0; i++)
+			err = examine(&w, &b->changes[i]);
+		count_credits(b, &w, body_ea, block_ea);
+	}
+	rwlock_read_unlock(&ip->xattr_lock);
+	return err;
+}
+
+/* Inodes with values that come and go. */
+static int get_values(struct xattr_batch *b, struct change *c)
+{
+	int err = 0;
+
+	if (c->old_inum != 0 && !c->is_done) {
+		err = ea_inode_get(b->ip, c->old_inum, c->old_size, &c->old_ea);
+		if (err == 0)
+			err = quota_load(c->old_ea);
+	}
+	if (err == 0 && c->wants_ea && !c->is_done)
+		err = ea_inode_make(b->ip, c->value, c->size, &c->ea);
+	return err;
+}
+
+/* Without handles, if the new values need none: then they fit into body and block. */
+static int prepare(struct xattr_batch *b, bool may_start_handles)
+{
+	int err;
+
+	err = examine_all(b);
+	if (err == 0 && b->deltas_max > 0) {
+		b->deltas = mem_calloc(b->deltas_max, sizeof(*b->deltas));
+		if (!b->deltas)
+			err = -ENOMEM;
+	}
+	for (uint32_t i = 0; i < b->count && err == 0; i++) {
+		if (b->changes[i].wants_ea && !may_start_handles)
+			return fail(-ENOSPC, "inode %u: no room for an attribute of %u bytes",
+				    b->ip->ino, b->changes[i].size);
+		err = get_values(b, &b->changes[i]);
+	}
+	return err;
+}
+
+int xattr_batch_prepare(struct xattr_batch *b)
+{
+	int err;
+
+	err = quota_load(b->ip);
+	return err < 0 ? err : prepare(b, true);
+}
+
+uint32_t xattr_batch_credits(const struct xattr_batch *b)
+{
+	return b->credits;
+}
+
+/* ---- references to inodes with values -------------------------------------------------------- */
+
+/* The inode @inum, if a change brought it along. */
+static struct inode *known_ea(const struct xattr_batch *b, uint32_t inum)
+{
+	for (uint32_t i = 0; i < b->count; i++) {
+		const struct change *c = &b->changes[i];
+
+		if (c->ea && c->ea->ino == inum)
+			return c->ea;
+		if (c->old_ea && c->old_ea->ino == inum)
+			return c->old_ea;
+	}
+	return NULL;
+}
+
+static void add_delta(struct xattr_batch *b, uint32_t inum, uint32_t size, int32_t refs)
+{
+	struct ea_delta *d = b->deltas;
+
+	for (uint32_t i = 0; i < b->deltas_count; i++, d++) {
+		if (d->inum == inum) {
+			d->refs += refs;
+			return;
+		}
+	}
+	assert(b->deltas_count < b->deltas_max);
+	*d = (struct ea_delta){ .inum = inum, .size = size, .refs = refs };
+	b->deltas_count++;
+}
+
+/* Every entry of @area adds @refs to the inode that has its value. */
+static void add_deltas(struct xattr_batch *b, const struct xattr_area *area, int32_t refs)
+{
+	const struct xattr_row row = xattr_area_row(area);
+
+	xattr_row_for_each(entry, &row)
+	{
+		if (le32_get(entry->e_value_inum) != 0)
+			add_delta(b, le32_get(entry->e_value_inum), le32_get(entry->e_value_size),
+				  refs);
+	}
+}
+
+/* The inodes of what does not come to nothing; the rest is dropped. */
+static int load_deltas(struct xattr_batch *b)
+{
+	uint32_t kept = 0;
+	int err = 0;
+
+	for (uint32_t i = 0; i < b->deltas_count && err == 0; i++) {
+		struct ea_delta *d = &b->deltas[kept];
+
+		*d = b->deltas[i];
+		if (d->refs == 0)
+			continue;
+		d->ea = known_ea(b, d->inum);
+		if (d->ea)
+			inode_ref(d->ea);
+		else
+			err = ea_inode_get(b->ip, d->inum, d->size, &d->ea);
+		kept += err == 0;
+	}
+	b->deltas_count = kept;
+	return err;
+}
+
+/* ---- what the inode uses --------------------------------------------------------------------- */
+
+/* Its block, and the values that its entries name, count as the inode's, shared or not. */
+struct usage {
+	int64_t blocks, inodes;
+};
+
+static int64_t cluster_blocks(const struct geom *g, uint64_t bytes)
+{
+	return (int64_t)(div_round_up(bytes, (uint64_t)g->block_size << g->cluster_ratio_bits)
+			 << g->cluster_ratio_bits);
+}
+
+static void count_usage(const struct geom *g, const struct xattr_area *area, int sign,
+			struct usage *u)
+{
+	const struct xattr_row row = xattr_area_row(area);
+
+	if (area->is_block && !xattr_area_is_empty(area))
+		u->blocks += sign * cluster_blocks(g, g->block_size);
+	xattr_row_for_each(entry, &row)
+	{
+		if (le32_get(entry->e_value_inum) == 0)
+			continue;
+		u->blocks += sign * cluster_blocks(g, le32_get(entry->e_value_size));
+		u->inodes += sign;
+	}
+}
+
+/* What is more is charged, before anything is done; *@u is what can be taken back. */
+static int charge(struct handle *h, struct inode *ip, const struct usage *u)
+{
+	int64_t done = 0;
+	int err = 0;
+
+	if (u->blocks > 0)
+		err = quota_charge_blocks(h, ip, u->blocks);
+	if (err < 0)
+		return err;
+	for (; done < u->inodes && err == 0; done += err == 0)
+		err = quota_charge_inode(h, ip);
+	if (err == 0)
+		return 0;
+	for (; done > 0; done--)
+		quota_release_inode(h, ip);
+	if (u->blocks > 0)
+		err = first_error(err, quota_charge_blocks(h, ip, -u->blocks));
+	return err;
+}
+
+static void release(struct handle *h, struct inode *ip, int64_t blocks, int64_t inodes)
+{
+	int err = 0;
+
+	if (blocks > 0)
+		err = quota_charge_blocks(h, ip, -blocks);
+	for (; inodes > 0; inodes--)
+		quota_release_inode(h, ip);
+	if (err < 0)
+		txn_log_abort(ip->fs->log, err);
+}
+
+/* ---- the block ------------------------------------------------------------------------------- */
+
+enum block_step {
+	BLOCK_KEEP,
+	BLOCK_DROP,  /* there is none any more */
+	BLOCK_EDIT,  /* the inode is its only user */
+	BLOCK_SHARE, /* there is one just like it */
+	BLOCK_NEW
+};
+
+struct block_move {
+	enum block_step step;
+	struct buf *old, *target; /* referenced; the second for SHARE and NEW */
+	bool old_ends;		  /* nobody uses it any more */
+	uint32_t hash;		  /* of what will be */
+};
+
+static uint32_t block_refs(const struct buf *buf)
+{
+	uint32_t refs = le32_get(xattr_block_header(buf->data)->h_refcount);
+
+	return refs ? refs : 1;
+}
+
+static uint32_t block_hash(const struct buf *buf)
+{
+	return le32_get(xattr_block_header(buf->data)->h_hash);
+}
+
+/* Block @blk, if it has what @area has and one more can use it.  What fails is no. */
+static struct buf *get_equal_block(struct uext4_fs *fs, blk_t blk, const struct xattr_area *area)
+{
+	struct xattr_area other;
+	struct buf *buf;
+
+	if (buf_read(fs->cache, blk, &xattr_block_ops, 0, &fs->geom, 0, &buf) < 0)
+		return NULL;
+	other = xattr_block_area(&fs->geom, buf->data);
+	if (block_refs(buf) < XATTR_BLOCK_REFS_MAX && xattr_area_equal(area, &other))
+		return buf;
+	buf_put(buf);
+	return NULL;
+}
+
+static struct buf *find_equal_block(const struct xattr_batch *b, const struct work *w,
+				    uint32_t hash, const struct buf *old)
+{
+	struct xattr_found found = { 0 };
+	struct buf *buf = NULL;
+
+	if (hash != 0)
+		xattr_share_find(b->ip->fs, XATTR_SHARE_BLOCK, hash, &found);
+	for (uint32_t i = 0; i < found.count && !buf; i++)
+		if (!old || old->blk != found.id[i])
+			buf = get_equal_block(b->ip->fs, found.id[i], &w->block);
+	return buf;
+}
+
+/* W3.  move->old is set. */
+static void decide_block(const struct xattr_batch *b, const struct work *w, struct block_move *move)
+{
+	bool is_only_user = move->old && block_refs(move->old) == 1;
+
+	if (!w->block_changed) {
+		move->step = BLOCK_KEEP;
+		return;
+	}
+	if (xattr_area_is_empty(&w->block)) {
+		move->step = move->old ? BLOCK_DROP : BLOCK_KEEP;
+	} else {
+		move->hash = xattr_block_hash(&w->block);
+		move->target = find_equal_block(b, w, move->hash, move->old);
+		if (move->target)
+			move->step = BLOCK_SHARE;
+		else
+			move->step = is_only_user ? BLOCK_EDIT : BLOCK_NEW;
+	}
+	move->old_ends = is_only_user && (move->step == BLOCK_DROP || move->step == BLOCK_SHARE);
+}
+
+/* Entries that come to stand somewhere, or stop doing so. */
+static int collect_deltas(struct xattr_batch *b, const struct work *w,
+			  const struct block_move *move)
+{
+	const struct xattr_area body = xattr_body_area(b->ip);
+	struct xattr_area old = { 0 };
+
+	if (!b->deltas)
+		return 0;
+	if (move->old)
+		old = xattr_block_area(&b->ip->fs->geom, move->old->data);
+	add_deltas(b, &body, -1);
+	add_deltas(b, &w->body, 1);
+	if (move->step == BLOCK_EDIT || move->old_ends)
+		add_deltas(b, &old, -1);
+	if (move->step == BLOCK_EDIT || move->step == BLOCK_NEW)
+		add_deltas(b, &w->block, 1);
+	return load_deltas(b);
+}
+
+static int free_block(struct handle *h, struct uext4_fs *fs, blk_t blk)
+{
+	const struct geom *g = &fs->geom;
+
+	return balloc_free(h, fs, round_down_pow2(blk, g->cluster_ratio), g->cluster_ratio,
+			   BALLOC_FREE_META);
+}
+
+static int new_block(struct handle *h, struct inode *ip, struct buf **ret_buf)
+{
+	struct uext4_fs *fs = ip->fs;
+	struct buf *buf;
+	blk_t blk;
+	int err, undo;
+
+	err = balloc_alloc_meta(h, fs, ip, 0, &blk);
+	if (err < 0)
+		return err;
+	/* Without the feature 64bit an inode has 32 bits for it. */
+	err = buf_create(fs->cache, blk, &xattr_block_ops, 0, &buf);
+	if (err == 0) {
+		err = handle_get_create(h, buf);
+		if (err < 0)
+			buf_put(buf);
+	}
+	if (err < 0) {
+		undo = free_block(h, fs, blk);
+		if (undo < 0)
+			txn_log_abort(fs->log, undo);
+		return err;
+	}
+	*ret_buf = buf;
+	return 0;
+}
+
+/* All that can fail; undone by block_undo(). */
+static int block_prepare(struct handle *h, struct inode *ip, struct block_move *move)
+{
+	int err = 0;
+
+	if (move->step == BLOCK_KEEP)
+		return 0;
+	if (move->old && !move->old_ends)
+		err = handle_get_write(h, move->old);
+	if (err == 0 && move->step == BLOCK_SHARE)
+		err = handle_get_write(h, move->target);
+	if (err == 0 && move->step == BLOCK_NEW)
+		err = new_block(h, ip, &move->target);
+	if (err == 0 && move->old_ends) {
+		xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(move->old),
+				   move->old->blk);
+		err = free_block(h, ip->fs, move->old->blk);
+	}
+	return err;
+}
+
+static void block_seal(struct handle *h, struct inode *ip, struct buf *buf)
+{
+	seal_xattr_block(&ip->fs->geom, buf->data, buf->blk);
+	handle_dirty(h, buf);
+}
+
+/* The number of users of @buf changes, and so does whether more may come. */
+static void block_set_refs(struct handle *h, struct inode *ip, struct buf *buf, uint32_t refs)
+{
+	xattr_block_header(buf->data)->h_refcount = le32_make(refs);
+	block_seal(h, ip, buf);
+	if (refs >= XATTR_BLOCK_REFS_MAX || block_hash(buf) == 0)
+		xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(buf), buf->blk);
+	else
+		xattr_share_add(ip->fs, XATTR_SHARE_BLOCK, block_hash(buf), buf->blk);
+}
+
+/* @buf becomes what was worked out, with one user. */
+static void block_fill(struct handle *h, const struct work *w, const struct block_move *move,
+		       struct inode *ip, struct buf *buf)
+{
+	struct ext4_xattr_header *header = xattr_block_header(buf->data);
+
+	header->h_magic = le32_make(EXT4_XATTR_MAGIC);
+	header->h_blocks = le32_make(1);
+	header->h_hash = le32_make(move->hash);
+	memcpy(buf->data + w->block.first, w->block.base + w->block.first,
+	       w->block.end - w->block.first);
+	block_set_refs(h, ip, buf, 1);
+}
+
+/* From here on: only abort.  *ret_blk: the block the inode has from now on. */
+static void block_commit(struct handle *h, const struct work *w, struct inode *ip,
+			 const struct block_move *move, blk_t *ret_blk)
+{
+	blk_t blk = move->old ? move->old->blk : 0;
+
+	switch (move->step) {
+	case BLOCK_KEEP: break;
+	case BLOCK_DROP: blk = 0; break;
+	case BLOCK_EDIT:
+		xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(move->old), blk);
+		block_fill(h, w, move, ip, move->old);
+		break;
+	case BLOCK_SHARE:
+		block_set_refs(h, ip, move->target, block_refs(move->target) + 1);
+		blk = move->target->blk;
+		break;
+	case BLOCK_NEW:
+		block_fill(h, w, move, ip, move->target);
+		blk = move->target->blk;
+		break;
+	}
+	if (move->old && !move->old_ends && move->old->blk != blk)
+		block_set_refs(h, ip, move->old, block_refs(move->old) - 1);
+	*ret_blk = blk;
+}
+
+/* ---- applying -------------------------------------------------------------------------------- */
+
+static void set_block_blk(struct inode *ip, blk_t blk)
+{
+	mutex_lock(&ip->raw_lock);
+	ip->raw->i_file_acl_lo = le32_make((uint32_t)blk);
+	if (geom_has_incompat(&ip->fs->geom, EXT4_FEATURE_INCOMPAT_64BIT))
+		ip->raw->l_i_file_acl_high = le16_make((uint16_t)(blk >> 32));
+	mutex_unlock(&ip->raw_lock);
+}
+
+void xattr_body_install(struct inode *ip, const struct xattr_area *area)
+{
+	const struct xattr_area own = xattr_body_area(ip);
+	struct ext4_xattr_ibody_header *header = (void *)(own.base - sizeof(*header));
+	bool is_empty = xattr_area_is_empty(area);
+
+	assert(own.base && own.end == area->end);
+	mutex_lock(&ip->raw_lock);
+	header->h_magic = le32_make(is_empty ? 0 : EXT4_XATTR_MAGIC);
+	memcpy(own.base, area->base, area->end);
+	mutex_unlock(&ip->raw_lock);
+}
+
+/* The first attribute of an image that has had none. */
+static int note_feature(struct handle *h, struct uext4_fs *fs)
+{
+	if (geom_has_compat(&fs->geom, EXT4_FEATURE_COMPAT_EXT_ATTR))
+		return 0;
+	return fs_set_compat(h, fs, EXT4_FEATURE_COMPAT_EXT_ATTR);
+}
+
+static int prepare_deltas(struct handle *h, struct xattr_batch *b)
+{
+	for (uint32_t i = 0; i < b->deltas_count; i++) {
+		int err = ea_delta_prepare(h, b->ip, &b->deltas[i]);
+
+		if (err == 0)
+			continue;
+		while (i-- > 0)
+			ea_delta_undo(h, &b->deltas[i]);
+		return err;
+	}
+	return 0;
+}
+
+/* W2: all that can fail, or nothing. */
+static int apply_prepare(struct handle *h, struct xattr_batch *b, struct block_move *move,
+			 const struct usage *more)
+{
+	struct inode *ip = b->ip;
+	int err;
+
+	err = xattr_reserve_store(h, ip);
+	if (err == 0)
+		err = note_feature(h, ip->fs);
+	if (err == 0)
+		err = charge(h, ip, more);
+	if (err < 0)
+		return err;
+	err = prepare_deltas(h, b);
+	if (err == 0) {
+		err = block_prepare(h, ip, move);
+		for (uint32_t i = 0; err < 0 && i < b->deltas_count; i++)
+			ea_delta_undo(h, &b->deltas[i]);
+	}
+	if (err < 0)
+		release(h, ip, more->blocks, more->inodes);
+	return err;
+}
+
+/* From here on: only abort. */
+static void apply_commit(struct handle *h, struct xattr_batch *b, const struct work *w,
+			 const struct block_move *move, const struct usage *more)
+{
+	struct inode *ip = b->ip;
+	blk_t blk;
+	int err;
+
+	block_commit(h, w, ip, move, &blk);
+	for (uint32_t i = 0; i < b->deltas_count; i++)
+		ea_delta_commit(h, &b->deltas[i]);
+	if (w->body_changed)
+		xattr_body_install(ip, &w->body);
+	if (blk != xattr_block_blk(ip))
+		set_block_blk(ip, blk);
+	inode_add_blocks(ip, more->blocks);
+	release(h, ip, -more->blocks, -more->inodes);
+	if (b->sets_mode)
+		inode_set_mode(ip, b->mode);
+	inode_touch(ip, INODE_CTIME);
+	err = inode_store(h, ip);
+	if (err < 0)
+		txn_log_abort(ip->fs->log, err);
+}
+
+static int apply_locked(struct handle *h, struct xattr_batch *b, struct block_move *move)
+	REQUIRES(&b->ip->xattr_lock)
+{
+	const struct geom *g = &b->ip->fs->geom;
+	const struct xattr_area body = xattr_body_area(b->ip);
+	struct xattr_area block = { 0 };
+	struct usage more = { 0 };
+	struct work w;
+	int err;
+
+	err = xattr_block_read(b->ip, &move->old);
+	if (err < 0)
+		return err;
+	if (move->old)
+		block = xattr_block_area(g, move->old->data);
+	work_init(b, move->old, &w);
+	for (uint32_t i = 0; i < b->count && err == 0; i++)
+		err = work_change(&w, &b->changes[i]);
+	if (err < 0)
+		return err;
+	count_usage(g, &body, -1, &more);
+	count_usage(g, &block, -1, &more);
+	count_usage(g, &w.body, 1, &more);
+	count_usage(g, &w.block, 1, &more);
+	if (b->shares) {
+		decide_block(b, &w, move);
+		err = collect_deltas(b, &w, move);
+	}
+	if (err == 0)
+		err = apply_prepare(h, b, move, &more);
+	if (err == 0)
+		apply_commit(h, b, &w, move, &more);
+	return err;
+}
+
+int xattr_batch_apply(struct handle *h, struct xattr_batch *b)
+{
+	struct block_move move = { 0 };
+	int err;
+
+	if (b->credits == 0)
+		return 0;
+	if (b->shares)
+		xattr_share_lock(b->ip->fs);
+	rwlock_write(&b->ip->xattr_lock);
+	err = apply_locked(h, b, &move);
+	rwlock_write_unlock(&b->ip->xattr_lock);
+	if (b->shares)
+		xattr_share_unlock(b->ip->fs);
+	buf_put(move.old);
+	buf_put(move.target);
+	return err;
+}
+
+int xattr_batch_run(struct xattr_batch *b)
+{
+	struct handle *h;
+	int err;
+
+	err = xattr_batch_prepare(b);
+	if (err < 0 || b->credits == 0)
+		return err;
+	err = handle_start(b->ip->fs->log, b->credits, &h);
+	if (err < 0)
+		return err;
+	err = xattr_batch_apply(h, b);
+	return first_error(err, handle_stop(h));
+}
+
+/* ---- setting --------------------------------------------------------------------------------- */
+
+uint32_t xattr_set_credits(const struct inode *ip, size_t size)
+{
+	/* The inode, the superblock, two blocks of attributes, and one that comes or goes. */
+	return INODE_STORE_CREDITS + 1 + 2 + BALLOC_CREDITS + quota_credits(ip->fs);
+}
+
+int xattr_set_handle(struct handle *h, struct inode *ip, uint8_t index, const char *name,
+		     size_t name_len, const void *value, size_t size)
+{
+	const struct xattr_change change = {
+		.index = index,
+		.name = name,
+		.name_len = name_len,
+		.value = value,
+		.size = size,
+	};
+	struct xattr_batch *b;
+	int err;
+
+	err = xattr_batch_create(ip, &b);
+	if (err < 0)
+		return err;
+	xattr_batch_add(b, &change);
+	err = prepare(b, false);
+	if (err == 0)
+		err = xattr_batch_apply(h, b);
+	xattr_batch_destroy(b);
+	return err;
+}
+
+/* Of the kinds that are shown some cannot be set. */
+static int parse_settable(const char *name, struct xattr_key *ret)
+{
+	size_t len = strlen(name);
+
+	if (len == 0 || len > XATTR_NAME_BYTES_MAX)
+		return fail(-ERANGE, "a name of %zu bytes", len);
+	if (!xattr_key_parse(name, ret) || ret->index == EXT4_XATTR_INDEX_SYSTEM ||
+	    ret->index == EXT4_XATTR_INDEX_RICHACL)
+		return fail(-EOPNOTSUPP, "attribute %s: there is no such kind", name);
+	if (ret->name_len == 0 && !xattr_index_is_acl(ret->index))
+		return fail(-EINVAL, "attribute %s: the kind alone is no name", name);
+	return 0;
+}
+
+static int set_plain(struct inode *ip, const struct xattr_key *key, const void *value, size_t size,
+		     uint32_t flags)
+{
+	const struct xattr_change change = {
+		.index = key->index,
+		.name = key->name,
+		.name_len = key->name_len,
+		.value = value,
+		.size = size,
+		.flags = flags | (value ? 0u : XATTR_SET_REPLACE),
+	};
+	struct xattr_batch *b;
+	int err;
+
+	err = xattr_batch_create(ip, &b);
+	if (err < 0)
+		return err;
+	xattr_batch_add(b, &change);
+	err = xattr_batch_run(b);
+	xattr_batch_destroy(b);
+	return err;
+}
+
+int xattr_set(struct inode *ip, const char *name, const void *value, size_t size, uint32_t flags)
+{
+	struct xattr_key key;
+	int err;
+
+	err = parse_settable(name, &key);
+	if (err < 0)
+		return err;
+	if (size > XATTR_VALUE_BYTES_MAX)
+		return fail(-E2BIG, "attribute %s: a value of %zu bytes", name, size);
+	if (xattr_index_is_acl(key.index))
+		return acl_set(ip, key.index, value, size);
+	return set_plain(ip, &key, value, size, flags);
+}
+
+bool xattr_has_capability(struct inode *ip)
+{
+	struct buf *block BUF_SCOPE = NULL;
+	struct xattr_area area;
+	bool found;
+
+	rwlock_read(&ip->xattr_lock);
+	area = xattr_body_area(ip);
+	found = find_in(&area, &capability_key) != NULL;
+	if (!found && xattr_block_read(ip, &block) == 0 && block) {
+		area = xattr_block_area(&ip->fs->geom, block->data);
+		found = find_in(&area, &capability_key) != NULL;
+	}
+	rwlock_read_unlock(&ip->xattr_lock);
+	return found;
+}
+
+void xattr_batch_add_drop_capability(struct xattr_batch *b)
+{
+	xattr_batch_add(b, &(struct xattr_change){ .index = capability_key.index,
+						   .name = capability_key.name,
+						   .name_len = capability_key.name_len });
+}
+
+int xattr_drop_capability(struct inode *ip)
+{
+	struct xattr_batch *b;
+	int err;
+
+	if (!xattr_has_capability(ip))
+		return 0;
+	err = xattr_batch_create(ip, &b);
+	if (err < 0)
+		return err;
+	xattr_batch_add_drop_capability(b);
+	err = xattr_batch_run(b);
+	xattr_batch_destroy(b);
+	return err;
+}
+
+/* ---- more room for fields -------------------------------------------------------------------- */
+
+bool xattr_expand(struct inode *ip)
+{
+	const struct geom *g = &ip->fs->geom;
+	struct xattr_area area;
+	uint32_t extra, by;
+	uint8_t *at;
+	bool fits = true;
+
+	if (g->inode_size == EXT4_GOOD_OLD_INODE_SIZE)
+		return false;
+	rwlock_write(&ip->xattr_lock);
+	mutex_lock(&ip->raw_lock);
+	extra = le16_get(ip->raw->i_extra_isize);
+	by = g->extra_isize_want > extra ? g->extra_isize_want - extra : 0;
+	at = (uint8_t *)ip->raw + EXT4_GOOD_OLD_INODE_SIZE + extra;
+	area = xattr_body_area(ip);
+	if (area.base && !area.is_blank && by > 0) {
+		fits = xattr_area_shift(&area, by);
+		if (fits)
+			memmove(at + by, at, sizeof(struct ext4_xattr_ibody_header));
+	}
+	fits = fits && by > 0;
+	if (fits) {
+		memset(at, 0, by);
+		ip->raw->i_extra_isize = le16_make((uint16_t)(extra + by));
+	}
+	mutex_unlock(&ip->raw_lock);
+	rwlock_write_unlock(&ip->xattr_lock);
+	return fits;
+}
+
+/* ---- the end of an inode --------------------------------------------------------------------- */
+
+/* Nothing will ever be read there: what can be freed of the inode is, and the rest is fsck's. */
+static bool is_damage(int err)
+{
+	return err == -EFSCORRUPTED || err == -EFSBADCRC;
+}
+
+/* The first entry of @area whose value is in an inode, or NULL. */
+static struct ext4_xattr_entry *first_with_inode(const struct xattr_area *area)
+{
+	const struct xattr_row row = xattr_area_row(area);
+
+	xattr_row_for_each(entry, &row)
+	{
+		if (le32_get(entry->e_value_inum) != 0)
+			return (struct ext4_xattr_entry *)(void *)(area->base +
+								   ((const uint8_t *)entry -
+								    area->base));
+	}
+	return NULL;
+}
+
+/* @entry has no value any more: whoever goes on after a crash does not take it back twice. */
+static void forget_value(struct handle *h, struct inode *ip, struct buf *block,
+			 struct ext4_xattr_entry *entry)
+{
+	release(h, ip, cluster_blocks(&ip->fs->geom, le32_get(entry->e_value_size)), 1);
+	inode_add_blocks(ip, -cluster_blocks(&ip->fs->geom, le32_get(entry->e_value_size)));
+	mutex_lock(&ip->raw_lock);
+	entry->e_value_inum = le32_make(0);
+	entry->e_value_size = le32_make(0);
+	entry->e_value_offs = le16_make(0);
+	mutex_unlock(&ip->raw_lock);
+	if (block)
+		block_seal(h, ip, block);
+}
+
+/* @ea: what @entry refers to; NULL: it cannot be had. */
+static int drop_value(struct handle *h, struct inode *ip, struct buf *block,
+		      struct ext4_xattr_entry *entry, struct inode *ea)
+{
+	struct ea_delta d = { .ea = ea, .refs = -1 };
+	int err;
+
+	err = xattr_reserve_store(h, ip);
+	if (err == 0 && block)
+		err = handle_get_write(h, block);
+	if (err < 0)
+		return err;
+	if (ea) {
+		err = ea_delta_prepare(h, ip, &d);
+		if (err == 0)
+			ea_delta_commit(h, &d);
+		else if (is_damage(err))
+			(void)fs_error(ip->fs, err, ea->ino, 0);
+		else
+			return err;
+	}
+	forget_value(h, ip, block, entry);
+	return inode_store(h, ip);
+}
+
+enum place { BODY, BLOCK };
+
+/* The entries of the body, or of the block if the inode is its only user, as an area. */
+static int open_place(struct inode *ip, enum place place, struct buf **ret_block,
+		      struct xattr_area *ret)
+{
+	int err;
+
+	*ret_block = NULL;
+	*ret = xattr_body_area(ip);
+	if (place == BODY)
+		return 0;
+	*ret = (struct xattr_area){ 0 };
+	err = xattr_block_read(ip, ret_block);
+	if (is_damage(err))
+		return 0; /* drop_block() says so */
+	if (err < 0 || !*ret_block || block_refs(*ret_block) > 1)
+		return err;
+	/* Nobody finds it from here on (H1). */
+	xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(*ret_block), (*ret_block)->blk);
+	*ret = xattr_block_area(&ip->fs->geom, (*ret_block)->data);
+	return 0;
+}
+
+/* The inode with the value of @entry; NULL: it is damaged. */
+static int get_value(struct inode *ip, const struct ext4_xattr_entry *entry, struct inode **ret_ea)
+{
+	int err;
+
+	*ret_ea = NULL;
+	err = ea_inode_get(ip, le32_get(entry->e_value_inum), le32_get(entry->e_value_size),
+			   ret_ea);
+	if (err == 0)
+		return quota_load(*ret_ea);
+	if (!is_damage(err))
+		return err;
+	(void)fs_error(ip->fs, err, ip->ino, 0);
+	return 0;
+}
+
+/* One entry of @place loses its value; *ret_more: there was one. */
+static int delete_value(struct inode *ip, enum place place, bool *ret_more)
+{
+	const uint32_t credits = EA_DELTA_ORPHAN_CREDITS + INODE_STORE_CREDITS + 1 +
+				 quota_credits(ip->fs);
+	struct buf *block BUF_SCOPE = NULL;
+	struct inode *ea INODE_SCOPE = NULL;
+	struct ext4_xattr_entry *entry;
+	struct xattr_area area;
+	struct handle *h;
+	int err;
+
+	xattr_share_lock(ip->fs);
+	err = open_place(ip, place, &block, &area);
+	xattr_share_unlock(ip->fs);
+	if (err < 0)
+		return err;
+	entry = first_with_inode(&area);
+	*ret_more = entry != NULL;
+	if (!entry)
+		return 0;
+	err = get_value(ip, entry, &ea);
+	if (err == 0)
+		err = handle_start(ip->fs->log, credits, &h);
+	if (err < 0)
+		return err;
+	xattr_share_lock(ip->fs);
+	rwlock_write(&ip->xattr_lock);
+	err = drop_value(h, ip, block, entry, ea);
+	rwlock_write_unlock(&ip->xattr_lock);
+	xattr_share_unlock(ip->fs);
+	return first_error(err, handle_stop(h));
+}
+
+/* The inode's reference to its block. */
+static int drop_block(struct handle *h, struct inode *ip)
+{
+	const struct geom *g = &ip->fs->geom;
+	struct block_move move = { .step = BLOCK_DROP };
+	struct usage used = { 0 };
+	struct xattr_area area;
+	blk_t none;
+	int err;
+
+	err = xattr_block_read(ip, &move.old);
+	if (err < 0 && !is_damage(err))
+		return err;
+	if (err < 0) {
+		/* It stays allocated, for nobody; fsck will know. */
+		(void)fs_error(ip->fs, err, ip->ino, xattr_block_blk(ip));
+		used.blocks = cluster_blocks(g, g->block_size);
+	} else if (move.old) {
+		area = xattr_block_area(g, move.old->data);
+		count_usage(g, &area, 1, &used);
+		used.blocks = (int64_t)max_u64((uint64_t)used.blocks,
+					       (uint64_t)cluster_blocks(g, g->block_size));
+		move.old_ends = block_refs(move.old) == 1;
+	} else {
+		return 0;
+	}
+	err = xattr_reserve_store(h, ip);
+	if (err == 0 && move.old)
+		err = block_prepare(h, ip, &move);
+	if (err == 0) {
+		if (move.old)
+			block_commit(h, NULL, ip, &move, &none);
+		set_block_blk(ip, 0);
+		inode_add_blocks(ip, -used.blocks);
+		release(h, ip, used.blocks, used.inodes);
+		err = inode_store(h, ip);
+	}
+	buf_put(move.old);
+	return err;
+}
+
+int xattr_delete_all(struct inode *ip)
+{
+	struct handle *h;
+	bool more = true;
+	int err = 0;
+
+	/* Each takes a value away from an entry: so this ends. */
+	for (unsigned place = BODY; has_ea_inode(ip->fs) && place <= BLOCK; place++) {
+		for (more = true; err == 0 && more;)
+			err = delete_value(ip, (enum place)place, &more);
+	}
+	if (err < 0 || xattr_block_blk(ip) == 0)
+		return err;
+	err = handle_start(ip->fs->log, xattr_set_credits(ip, 0), &h);
+	if (err < 0)
+		return err;
+	xattr_share_lock(ip->fs);
+	rwlock_write(&ip->xattr_lock);
+	err = drop_block(h, ip);
+	rwlock_write_unlock(&ip->xattr_lock);
+	xattr_share_unlock(ip->fs);
+	return first_error(err, handle_stop(h));
+}
