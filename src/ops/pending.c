@@ -48,22 +48,15 @@ int namei_tmpfile(struct uext4_fs *fs, uint32_t dir_ino, const struct namei_new 
 	return refuse("tmpfile");
 }
 
-/* attr.c */
-int attr_set(struct inode *ip, const struct uext4_attr *attr)
-{
-	return refuse("setattr");
-}
-int attr_xattr_set(struct inode *ip, const char *name, const void *value, size_t size,
-		   uint32_t flags)
-{
-	return refuse("setxattr");
-}
-
 /* file_write.c, truncate.c, writeback.c */
 int file_write(struct inode *ip, const void *user, size_t len, uint64_t offset, uint32_t flags,
 	       size_t *ret_written, uint64_t *ret_offset)
 {
 	return refuse("write");
+}
+int file_set_size(struct inode *ip, uint64_t size)
+{
+	return refuse("truncate");
 }
 int file_fallocate(struct inode *ip, uint32_t flags, uint64_t offset, uint64_t len)
 {
