@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `xattr list` and `xattr get`.
+ * `xattr list`, `get`, `set` and `rm`.
  */
 #include "cli.h"
 
@@ -69,6 +69,46 @@ static void get_attribute(const struct options *opts, const struct target *targe
 	buffer_finish(&value);
 }
 
+/* xattr set [-h] NAME VALUE FILE..., xattr rm [-h] NAME FILE... */
+static void change_attributes(const struct options *opts, int argc, char **argv, const char *verb)
+{
+	enum target_follow follow = TARGET_FOLLOW;
+	bool set = strcmp(verb, "set") == 0;
+	const char *name = NULL, *value = NULL;
+	int c;
+
+	argv[1] = argv[0];
+	argc--;
+	argv++;
+	while ((c = command_option(argc, argv, set ? ":hn:v:" : ":hn:", NULL)) != -1) {
+		switch (c) {
+		case 'h': follow = TARGET_NOFOLLOW; break;
+		case 'n': name = optarg; break;
+		case 'v': value = optarg; break;
+		}
+	}
+	if (!name && optind < argc)
+		name = argv[optind++];
+	if (set && !value && optind < argc)
+		value = argv[optind++];
+	if (optind == argc)
+		usage_error(argv[0], "an attribute%s and a file are needed",
+			    set ? ", a value" : "");
+	for (int i = optind; i < argc; i++) {
+		struct target target;
+		int err;
+
+		if (target_open_for(opts, argv[i], follow, IMAGE_WRITE, &target) < 0)
+			continue;
+		err = set ? uext4_xattr_set(target.image->fs, target.ino, name, value,
+					    strlen(value), 0)
+			  : uext4_xattr_remove(target.image->fs, target.ino, name);
+		if (err < 0)
+			complain_attribute(target_place(&target), name, err);
+		target_finish(&target);
+	}
+}
+
 void command_xattr(const struct options *opts, int argc, char **argv)
 {
 	enum target_follow follow = TARGET_FOLLOW;
@@ -79,13 +119,12 @@ void command_xattr(const struct options *opts, int argc, char **argv)
 	int c;
 
 	if (strcmp(verb, "set") == 0 || strcmp(verb, "rm") == 0) {
-		complain(STATUS_UNSUPPORTED, argv[0],
-			 "%s: not in this version, which only reads images", verb);
+		change_attributes(opts, argc, argv, verb);
 		return;
 	}
 	get = strcmp(verb, "get") == 0;
 	if (!get && strcmp(verb, "list") != 0)
-		usage_error(argv[0], "'list' or 'get' comes first");
+		usage_error(argv[0], "'list', 'get', 'set' or 'rm' comes first");
 	argv[1] = argv[0];
 	argc--;
 	argv++;

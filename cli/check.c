@@ -119,7 +119,7 @@ static int check_image(const struct options *opts, const char *name, uint64_t pr
 	struct image *image;
 	int err;
 
-	if (image_open(opts, name, &image) < 0)
+	if (image_open(opts, name, IMAGE_READ, &image) < 0)
 		return FSCK_FAILED;
 	check.image = image;
 	err = uext4_check(image->fs, &options, &result);

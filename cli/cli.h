@@ -51,6 +51,18 @@ void command_cat(const struct options *opts, int argc, char **argv);
 void command_cp(const struct options *opts, int argc, char **argv);
 /* tar.c */
 void command_export(const struct options *opts, int argc, char **argv);
+/* write.c */
+void command_mkdir(const struct options *opts, int argc, char **argv);
+void command_rmdir(const struct options *opts, int argc, char **argv);
+void command_rm(const struct options *opts, int argc, char **argv);
+void command_mv(const struct options *opts, int argc, char **argv);
+void command_ln(const struct options *opts, int argc, char **argv);
+void command_chmod(const struct options *opts, int argc, char **argv);
+void command_chown(const struct options *opts, int argc, char **argv);
+void command_touch(const struct options *opts, int argc, char **argv);
+void command_truncate(const struct options *opts, int argc, char **argv);
+void command_mknod(const struct options *opts, int argc, char **argv);
+void command_replay(const struct options *opts, int argc, char **argv);
 /* attr.c */
 void command_xattr(const struct options *opts, int argc, char **argv);
 

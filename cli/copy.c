@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `cat` and `cp`: contents, and whole trees, out of an image.
+ * `cat` and `cp`: contents, and whole trees, out of an image.  (Into one: copy_in.c.)
  *
  * X1  Below DST every object is made by one step relative to the descriptor of its directory, under
  *     a single name that has neither '/' nor is "." or "..", and no step follows a symlink:
@@ -24,6 +24,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include "copy_in.h"
 #include "data.h"
 #include "image.h"
 #include "out.h"
@@ -626,11 +627,8 @@ static void check_operands(const char *command, int argc, char **argv)
 {
 	if (argc < 2)
 		usage_error(command, argc ? "no target given" : "no file given");
-	if (operand_is_inside(argv[argc - 1])) {
-		complain(STATUS_UNSUPPORTED, argv[argc - 1],
-			 "copying into an image is not in this version, which only reads");
-		exit(STATUS_UNSUPPORTED);
-	}
+	if (operand_is_inside(argv[argc - 1]))
+		return;
 	for (int i = 0; i < argc - 1; i++) {
 		if (!strstr(argv[i], ":/"))
 			usage_error(command, "'%s' is no IMAGE:/path to copy from", argv[i]);
@@ -652,6 +650,10 @@ void command_cp(const struct options *opts, int argc, char **argv)
 	argc -= optind;
 	check_operands("cp", argc, argv + optind);
 	argv += optind;
+	if (operand_is_inside(argv[argc - 1])) {
+		copy_into_image(opts, copy.recursive, copy.archive, argc, argv);
+		return;
+	}
 	copy.dst = argv[argc - 1];
 	if (argc > 2 && (stat(copy.dst, &st) < 0 || !S_ISDIR(st.st_mode)))
 		usage_error("cp", "several files can only be copied into a directory");

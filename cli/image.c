@@ -2,8 +2,8 @@
 /*
  * Operands `IMAGE` and `IMAGE:/path`, and the one way to open an image.
  *
- * Also finds partitions inside a whole disk, through libblkid.  Image files are opened for reading
- * only; what they contain is the library's business.
+ * Also finds partitions inside a whole disk, through libblkid.  What images contain is the
+ * library's business.
  *
  * I1  An image is opened at most once in a process, whatever the number of operands.
  * I2  Who gets a failure from here does not print it again.
@@ -243,13 +243,14 @@ static int open_library(const char *name, const struct uext4_open_options *open_
 	return uext4_open(name, open_opts, ret_fs);
 }
 
-static int open_options_of(const struct options *opts, const char *name,
+static int open_options_of(const struct options *opts, const char *name, enum image_use use,
 			   struct uext4_open_options *ret)
 {
 	struct uext4_open_options open_opts = {
 		.size = sizeof(open_opts),
 		.flags = (opts->norecovery ? UEXT4_OPEN_NORECOVERY : 0u) |
-			 (opts->no_lock ? UEXT4_OPEN_NOLOCK : 0u),
+			 (opts->no_lock ? UEXT4_OPEN_NOLOCK : 0u) |
+			 (use == IMAGE_WRITE ? UEXT4_OPEN_WRITE : 0u),
 		.offset = opts->offset,
 		.superblock = opts->superblock,
 		.cache_bytes = opts->cache_bytes,
@@ -269,7 +270,8 @@ static int open_options_of(const struct options *opts, const char *name,
 	return 0;
 }
 
-int image_open(const struct options *opts, const char *name, struct image **ret_image)
+int image_open(const struct options *opts, const char *name, enum image_use use,
+	       struct image **ret_image)
 {
 	struct uext4_open_options open_opts;
 	struct image *image;
@@ -278,10 +280,14 @@ int image_open(const struct options *opts, const char *name, struct image **ret_
 	int err;
 
 	for (image = images; image; image = image->next) {
-		if (strcmp(image->name, name) == 0) {
-			*ret_image = image;
-			return 0;
+		if (strcmp(image->name, name) != 0)
+			continue;
+		if (use == IMAGE_WRITE && image->use == IMAGE_READ) {
+			complain(STATUS_FAILED, name, "is open for reading in the same command");
+			return -EBUSY;
 		}
+		*ret_image = image;
+		return 0;
 	}
 	if (is_uri(name)) {
 		complain(STATUS_UNSUPPORTED, name,
@@ -293,13 +299,13 @@ int image_open(const struct options *opts, const char *name, struct image **ret_
 		complain_sys(name, errno, NULL);
 		return err;
 	}
-	err = open_options_of(opts, name, &open_opts);
+	err = open_options_of(opts, name, use, &open_opts);
 	if (err < 0)
 		return err;
 	err = open_library(name, &open_opts, &fs);
 	if (err < 0) {
 		complain_fs((struct place){ name, NULL }, err);
-		if (err == -ENOTRECOVERABLE)
+		if (err == -ENOTRECOVERABLE && use == IMAGE_READ)
 			remark(name, "--norecovery shows the image as it lies");
 		if (err == -EINVAL)
 			hint_no_ext4(opts, name, open_opts.offset);
@@ -308,6 +314,7 @@ int image_open(const struct options *opts, const char *name, struct image **ret_
 	image = must_alloc(sizeof(*image));
 	*image = (struct image){
 		.fs = fs,
+		.use = use,
 		.name = must_copy(name),
 		.dev = st.st_dev,
 		.ino = st.st_ino,
@@ -323,8 +330,12 @@ void images_close(void)
 	while (images) {
 		struct image *image = images;
 
+		int err;
+
 		images = image->next;
-		uext4_close(image->fs);
+		err = uext4_close(image->fs);
+		if (err < 0)
+			complain_fs((struct place){ image->name, NULL }, err);
 		free(image->name);
 		free(image);
 	}
@@ -335,6 +346,12 @@ void images_close(void)
 int target_open(const struct options *opts, const char *arg, enum target_follow follow,
 		struct target *ret_target)
 {
+	return target_open_for(opts, arg, follow, IMAGE_READ, ret_target);
+}
+
+int target_open_for(const struct options *opts, const char *arg, enum target_follow follow,
+		    enum image_use use, struct target *ret_target)
+{
 	uint32_t flags = follow == TARGET_NOFOLLOW ? UEXT4_RESOLVE_NOFOLLOW : 0;
 	char *image_name, *path;
 	struct image *image;
@@ -342,7 +359,7 @@ int target_open(const struct options *opts, const char *arg, enum target_follow 
 	int err;
 
 	operand_split(arg, &image_name, &path);
-	err = image_open(opts, image_name, &image);
+	err = image_open(opts, image_name, use, &image);
 	if (err == 0) {
 		if (!path)
 			path = must_copy("/");

@@ -15,8 +15,11 @@
 #include "cli.h"
 #include "out.h"
 
+enum image_use { IMAGE_READ, IMAGE_WRITE };
+
 struct image {
 	struct uext4_fs *fs;
+	enum image_use use;
 	char *name; /* as given */
 	dev_t dev;  /* of the image file, to recognise it as a target */
 	ino_t ino;
@@ -45,13 +48,19 @@ bool operand_is_inside(const char *arg);
 /* Ends the process with a usage error if one of @args names a path inside an image. */
 void operands_are_images(const char *command, int count, char **args);
 
-/* Opens the image @name, once per process: the same name gives the same image. */
-int image_open(const struct options *opts, const char *name, struct image **ret_image)
-	UEXT4_MUST_CHECK;
+/*
+ * Opens the image @name, once per process: the same name gives the same image.  One that is to be
+ * written is opened so the first time.
+ */
+int image_open(const struct options *opts, const char *name, enum image_use use,
+	       struct image **ret_image) UEXT4_MUST_CHECK;
 
 enum target_follow { TARGET_FOLLOW, TARGET_NOFOLLOW };
 
 /* Opens the image of @arg and finds the path in it ("/" if there is none). */
+int target_open_for(const struct options *opts, const char *arg, enum target_follow follow,
+		    enum image_use use, struct target *ret_target) UEXT4_MUST_CHECK;
+/* The same to read it. */
 int target_open(const struct options *opts, const char *arg, enum target_follow follow,
 		struct target *ret_target) UEXT4_MUST_CHECK;
 void target_finish(struct target *target);

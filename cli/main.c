@@ -71,19 +71,23 @@ static const struct command commands[] = {
 	  "  -h  sizes in powers of 1024\n"
 	  "  -i  inodes instead of blocks\n",
 	  false },
-	{ "cp", command_cp, "copy out of an image", "[-ar] IMAGE:/path... DST",
-	  "Copies files out of an image.  Holes and hard links are kept.  Nothing is written\n"
-	  "outside of DST, whatever names and symlinks the image holds; existing files below DST\n"
-	  "are replaced, symlinks there are not followed.\n"
+	{ "cp", command_cp, "copy out of an image, or into one", "[-ar] SRC... DST",
+	  "SRC or DST or both are IMAGE:/path.  Holes and hard links are kept.  Nothing is\n"
+	  "written outside of DST, whatever names and symlinks there are; existing files below\n"
+	  "DST are replaced, symlinks there are not followed.\n"
 	  "  -r  directories with all that is in them, device nodes, fifos, sockets and symlinks\n"
 	  "  -a  like -r, and keep owners, modes, times, extended attributes and ACLs\n"
 	  "      (not being root: owners and privileged attributes as far as the system allows)\n",
 	  false },
 	{ "xattr", command_xattr, "extended attributes",
 	  "list [-h] IMAGE[:/path]...\n"
-	  "       uext4 xattr get [-h] [-n NAME | NAME] IMAGE[:/path]",
+	  "       uext4 xattr get [-h] [-n NAME | NAME] IMAGE[:/path]\n"
+	  "       uext4 xattr set [-h] NAME VALUE IMAGE:/path...\n"
+	  "       uext4 xattr rm [-h] NAME IMAGE:/path...",
 	  "  list  names, one a line; with --json names and values\n"
 	  "  get   the value of attribute NAME, as it is; with --json as base64\n"
+	  "  set   to VALUE; also -n NAME -v VALUE\n"
+	  "  rm    removes it\n"
 	  "  -h    a symlink's own attributes\n",
 	  false },
 	{ "export", command_export, "a directory tree as a tar archive",
@@ -99,13 +103,53 @@ static const struct command commands[] = {
 	  "  --max-problems=N  print so many at most (1000)\n"
 	  "Exit status, as fsck(8): 0 clean, 4 problems, 8 it could not be checked, 16 usage.\n",
 	  false },
+	{ "mkdir", command_mkdir, "make directories", "[-p] [-m MODE] IMAGE:/path...",
+	  "  -p       with those on the way; one that is there is no failure\n"
+	  "  -m MODE  octal or as in u=rwx,go=rx\n",
+	  false },
+	{ "rmdir", command_rmdir, "remove empty directories", "IMAGE:/path...", "", false },
+	{ "rm", command_rm, "remove files", "[-rf] IMAGE:/path...",
+	  "  -r  directories with all that is in them\n"
+	  "  -f  what is not there is no failure\n",
+	  false },
+	{ "mv", command_mv, "rename files", "[-fn] [--exchange] IMAGE:/path... IMAGE:/path",
+	  "Inside one image, in one transaction.\n"
+	  "  -n          replace nothing\n"
+	  "  --exchange  the two change places\n",
+	  false },
+	{ "ln", command_ln, "make links",
+	  "[-f] IMAGE:/path... IMAGE:/path\n"
+	  "       uext4 ln -s [-f] TEXT... IMAGE:/path",
+	  "  -s  symlinks that hold TEXT\n"
+	  "  -f  replace what is there\n",
+	  false },
+	{ "chmod", command_chmod, "change permissions", "[-R] MODE IMAGE:/path...",
+	  "MODE is octal, or as in u+rw,go-w.\n", false },
+	{ "chown", command_chown, "change owners", "[-Rh] UID[:GID] | :GID IMAGE:/path...",
+	  "Numbers: an image has its own passwd.\n"
+	  "  -h  a symlink's own owner\n",
+	  false },
+	{ "touch", command_touch, "change times, make empty files",
+	  "[-acm] [-d TIME] IMAGE:/path...",
+	  "  -a, -m   only the time of access, only that of change\n"
+	  "  -c       make no files\n"
+	  "  -d TIME  @SECONDS, or 'YYYY-MM-DD HH:MM:SS'\n",
+	  false },
+	{ "truncate", command_truncate, "change sizes", "[-c] -s [+-]SIZE IMAGE:/path...",
+	  "  -s SIZE  bytes (K, M, G, T allowed); + and - relative to the size now\n"
+	  "  -c       make no files\n",
+	  false },
+	{ "mknod", command_mknod, "make device nodes, fifos and sockets",
+	  "[-m MODE] IMAGE:/path {b|c|p|s} [MAJOR MINOR]", "", false },
+	{ "replay", command_replay, "write a pending journal into the image", "IMAGE...",
+	  "Also finishes files that were deleted or truncated when the system went down.\n",
+	  false },
 	{ "mount", NULL, "show an image as a directory (FUSE)", NULL, NULL, true },
 };
 
 /* What later versions do.  Named, so that nobody mistakes "not yet" for a typing error. */
 static const char *const not_yet[] = {
-	"build", "chmod", "chown",  "diff", "edit",  "import", "ln",	    "mkdir",
-	"mkfs",	 "mknod", "mv",	   "replay", "rm",   "rmdir", "touch",	"truncate",
+	"build", "diff", "edit", "import", "mkfs",
 };
 
 static const char global_help[] =
@@ -134,7 +178,7 @@ enum { COMMANDS_COUNT = sizeof(commands) / sizeof(commands[0]) };
 static void print_help(void)
 {
 	printf("Usage: uext4 [OPTION]... COMMAND [ARGUMENT]...\n"
-	       "Reads ext2, ext3 and ext4 images and devices; never writes them.\n\n"
+	       "Reads and changes ext2, ext3 and ext4 images and devices.\n\n"
 	       "Commands:\n");
 	for (size_t i = 0; i < COMMANDS_COUNT; i++)
 		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
@@ -328,7 +372,7 @@ static int run_mount(const struct options *opts, int argc, char **argv)
 		if (partition_find(image, opts->partition, &offset, &length) < 0)
 			return (int)status_now();
 	}
-	buffer_add_text(&o, "ro");
+	/* In front of each a comma, which is not wanted before the first. */
 	if (offset) {
 		buffer_add_text(&o, ",offset=");
 		buffer_add_decimal(&o, offset);
@@ -350,9 +394,10 @@ static int run_mount(const struct options *opts, int argc, char **argv)
 	if (opts->no_lock)
 		buffer_add_text(&o, ",nolock");
 	args[count++] = argv[0];
-	if (strcmp(buffer_text(&o), "ro") != 0) {
+	if (o.len > 0) {
+		buffer_text(&o);
 		args[count++] = dash_o;
-		args[count++] = o.data;
+		args[count++] = o.data + 1;
 	}
 	for (int i = 1; i < argc; i++)
 		args[count++] = argv[i];
@@ -373,8 +418,7 @@ static const struct command *find_command(const char *name)
 	}
 	for (size_t i = 0; i < sizeof(not_yet) / sizeof(not_yet[0]); i++) {
 		if (strcmp(not_yet[i], name) == 0) {
-			complain(STATUS_UNSUPPORTED, name,
-				 "not in this version, which only reads images");
+			complain(STATUS_UNSUPPORTED, name, "not in this version");
 			exit(STATUS_UNSUPPORTED);
 		}
 	}

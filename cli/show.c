@@ -349,7 +349,7 @@ void command_info(const struct options *opts, int argc, char **argv)
 		struct image *image;
 		int err;
 
-		if (image_open(opts, argv[i], &image) < 0)
+		if (image_open(opts, argv[i], IMAGE_READ, &image) < 0)
 			continue;
 		err = uext4_info(image->fs, &info);
 		if (err < 0)
@@ -544,7 +544,7 @@ void command_df(const struct options *opts, int argc, char **argv)
 		struct image *image;
 		int err;
 
-		if (image_open(opts, argv[i], &image) < 0)
+		if (image_open(opts, argv[i], IMAGE_READ, &image) < 0)
 			continue;
 		err = uext4_statfs(image->fs, 0, &fs);
 		if (err < 0) {
