@@ -24,6 +24,7 @@ UNITS = [
     "cache_write",
     "journal",
     "fs",
+    "fs_balloc",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 

@@ -94,6 +94,10 @@ bool orphan_file_is_empty(struct uext4_fs *fs) REQUIRES(&fs->super_lock);
 /* @ip goes out of memory, though it is one: only after an error.  Nothing is held. */
 void orphan_forget(struct inode *ip);
 
+/* ---- the inode table: inode.c ---------------------------------------------------------------- */
+
+extern const struct buf_ops inode_table_ops;
+
 /* ---- rows of directory entries: dir.c -------------------------------------------------------- */
 
 /* Entries that were verified: a block, or one part of an inline directory. */

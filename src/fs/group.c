@@ -1,17 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Block groups: their descriptors, and what the file system says of its free space.
+ * Block groups: their descriptors and bitmaps as buffers, and what the file system says of its free
+ * space.
  *
- * Reads descriptors only when asked, and never a bitmap: opening costs the same whatever the size
- * of the image.
+ * A reader reads descriptors only when asked, and never a bitmap: opening costs the same whatever
+ * the size of the image.
+ *
+ *  D1  While an image is open for writing a descriptor is read and changed under its group's lock:
+ *      its checksum covers all of it.
+ *  D2  What a bitmap's checksum ought to be is also in struct group, so that a bitmap can be
+ *      verified when it is read, without that lock.  Who changes a bitmap has its buffer, so that
+ *      nobody reads it from disk at that time.
  */
-#include "fs/fs.h"
+#include "fs/balloc_priv.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
+#include "disk/seal.h"
 
 /* How much of the descriptor table is read in one request when the sums are wanted. */
 #define DESC_AHEAD_BYTES (256u * 1024)
+
+/* ---- descriptors ----------------------------------------------------------------------------- */
 
 static int desc_block_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
 {
@@ -21,14 +31,12 @@ static int desc_block_verify(const void *data, uint32_t bytes, blk_t blk, const 
 
 static const struct buf_ops desc_block_ops = { "group descriptor block", desc_block_verify };
 
-static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead,
-		     struct ext4_group_desc *ret)
+static int desc_buf_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, struct buf **ret_buf,
+			 struct ext4_group_desc **ret_gd)
 {
 	const struct geom *g = &fs->geom;
-	struct buf *buf BUF_SCOPE = NULL;
-	struct ext4_group_desc gd = { 0 };
 	uint32_t index = group / g->desc_per_block;
-	const uint8_t *on_disk;
+	struct buf *buf;
 	int err;
 
 	assert(group < g->groups);
@@ -36,15 +44,48 @@ static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead,
 		       NULL, ahead, &buf);
 	if (err < 0)
 		return fail_in(err, "descriptor of group %u", group);
+	*ret_gd = (void *)(buf->data + group % g->desc_per_block * g->desc_size);
+	*ret_buf = buf;
+	return 0;
+}
+
+int group_desc_buf(struct uext4_fs *fs, uint32_t group, struct buf **ret_buf,
+		   struct ext4_group_desc **ret_gd)
+{
+	return desc_buf_read(fs, group, 0, ret_buf, ret_gd);
+}
+
+/* How many further blocks of descriptors are worth reading with that of @group. */
+static uint32_t desc_ahead(const struct geom *g, uint32_t group)
+{
+	if (geom_has_incompat(g, EXT4_FEATURE_INCOMPAT_META_BG))
+		return 0;
+	return (uint32_t)min_u64(DESC_AHEAD_BYTES / g->block_size - 1,
+				 g->desc_blocks - group / g->desc_per_block - 1);
+}
+
+static int desc_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead,
+		     struct ext4_group_desc *ret)
+{
+	struct buf *buf BUF_SCOPE = NULL;
+	struct ext4_group_desc gd = { 0 }, *on_disk;
+	int err;
+
+	err = desc_buf_read(fs, group, ahead, &buf, &on_disk);
+	if (err < 0)
+		return err;
 	/*
 	 * Verified where it lies: a descriptor may be longer than the struct, and its checksum
 	 * covers all.
 	 */
-	on_disk = buf->data + group % g->desc_per_block * g->desc_size;
-	err = verify_group_desc(g, group, (const struct ext4_group_desc *)(const void *)on_disk);
+	if (fs->balloc)
+		group_lock(fs->balloc, group); /* D1 */
+	err = verify_group_desc(&fs->geom, group, on_disk);
+	memcpy(&gd, on_disk, min_size(fs->geom.desc_size, sizeof(gd)));
+	if (fs->balloc)
+		group_unlock(fs->balloc, group);
 	if (err < 0)
 		return err;
-	memcpy(&gd, on_disk, min_size(g->desc_size, sizeof(gd)));
 	*ret = gd;
 	return 0;
 }
@@ -54,21 +95,158 @@ int group_desc_read(struct uext4_fs *fs, uint32_t group, struct ext4_group_desc 
 	return desc_read(fs, group, 0, ret);
 }
 
+int desc_read_first(struct uext4_fs *fs, uint32_t group, struct buf **ret_buf,
+		    const struct ext4_group_desc **ret_gd)
+{
+	struct buf *buf;
+	struct ext4_group_desc *gd;
+	int err;
+
+	err = desc_buf_read(fs, group, desc_ahead(&fs->geom, group), &buf, &gd);
+	if (err < 0)
+		return err;
+	err = verify_group_desc(&fs->geom, group, gd);
+	if (err < 0) {
+		buf_put(buf);
+		return err;
+	}
+	*ret_buf = buf;
+	*ret_gd = gd;
+	return 0;
+}
+
+bool desc_has_flags(const struct geom *g)
+{
+	return geom_has_csum(g) || geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_GDT_CSUM);
+}
+
+/* ---- bitmaps --------------------------------------------------------------------------------- */
+
+struct bitmap_arg {
+	struct balloc *b;
+	uint32_t group;
+};
+
+/* D2. */
+static int bitmap_verify(const struct bitmap_arg *arg, const void *data, bool inode_bitmap)
+{
+	const struct group *grp = &arg->b->groups[arg->group];
+	uint32_t csum = atomic_load(inode_bitmap ? &grp->inode_csum : &grp->block_csum);
+	struct ext4_group_desc gd = { .bg_flags = le16_make((uint16_t)atomic_load(&grp->flags)) };
+
+	if (inode_bitmap)
+		desc_set16(arg->b->geom, &gd.bg_inode_bitmap_csum_lo, &gd.bg_inode_bitmap_csum_hi,
+			   csum);
+	else
+		desc_set16(arg->b->geom, &gd.bg_block_bitmap_csum_lo, &gd.bg_block_bitmap_csum_hi,
+			   csum);
+	return verify_bitmap(arg->b->geom, arg->group, &gd, data, inode_bitmap);
+}
+
+static int block_bitmap_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
+{
+	return bitmap_verify(arg, data, false);
+}
+
+static int inode_bitmap_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
+{
+	return bitmap_verify(arg, data, true);
+}
+
+static const struct buf_ops block_bitmap_ops = { "block bitmap", block_bitmap_verify };
+static const struct buf_ops inode_bitmap_ops = { "inode bitmap", inode_bitmap_verify };
+
+void group_bufs_put(struct group_bufs *gb)
+{
+	buf_put(gb->desc_buf);
+	buf_put(gb->bitmap_buf);
+	gb->desc_buf = gb->bitmap_buf = NULL;
+}
+
+int group_bufs_read(struct balloc *b, uint32_t group, bool inode_bitmap, struct group_bufs *ret)
+{
+	const struct bitmap_arg arg = { .b = b, .group = group };
+	struct group_bufs gb = { .group = group };
+	blk_t blk;
+	int err;
+
+	err = group_desc_buf(b->fs, group, &gb.desc_buf, &gb.gd);
+	if (err < 0)
+		return err;
+	/* Where a group's bitmaps lie never changes. */
+	blk = inode_bitmap ? desc_inode_bitmap(b->geom, gb.gd) : desc_block_bitmap(b->geom, gb.gd);
+	err = buf_read(b->fs->cache, blk, inode_bitmap ? &inode_bitmap_ops : &block_bitmap_ops,
+		       group, &arg, 0, &gb.bitmap_buf);
+	if (err < 0) {
+		group_bufs_put(&gb);
+		return fail_in(err, "group %u", group);
+	}
+	*ret = gb;
+	return 0;
+}
+
+static void fill_uninit(struct balloc *b, struct group_bufs *gb, bool inode_bitmap)
+{
+	uint32_t bits = b->geom->inodes_per_group;
+
+	if (!inode_bitmap) {
+		bitmap_fill_uninit(b, gb->group, gb->bitmap_buf->data);
+		return;
+	}
+	memset(gb->bitmap_buf->data, 0, b->geom->block_size);
+	bitmap_set(gb->bitmap_buf->data, bits, b->geom->block_size * 8 - bits);
+}
+
+int group_bufs_get_write(struct handle *h, struct balloc *b, struct group_bufs *gb,
+			 bool inode_bitmap)
+{
+	uint16_t uninit = inode_bitmap ? EXT4_BG_INODE_UNINIT : EXT4_BG_BLOCK_UNINIT;
+	int err;
+
+	err = verify_group_desc(b->geom, gb->group, gb->gd);
+	if (err == 0)
+		err = handle_get_write(h, gb->bitmap_buf);
+	if (err == 0)
+		err = handle_get_write(h, gb->desc_buf);
+	if (err < 0)
+		return err;
+	if (atomic_load(&b->groups[gb->group].flags) & uninit) {
+		fill_uninit(b, gb, inode_bitmap);
+		gb->gd->bg_flags = le16_make(le16_get(gb->gd->bg_flags) & (uint16_t)~uninit);
+		atomic_fetch_and(&b->groups[gb->group].flags, ~(uint32_t)uninit);
+	}
+	return 0;
+}
+
+void group_bufs_dirty(struct handle *h, struct balloc *b, struct group_bufs *gb, bool inode_bitmap)
+{
+	struct group *grp = &b->groups[gb->group];
+	struct ext4_group_desc *gd = gb->gd;
+
+	seal_bitmap(b->geom, gd, gb->bitmap_buf->data, inode_bitmap);
+	seal_group_desc(b->geom, gb->group, gd);
+	if (inode_bitmap)
+		atomic_store(&grp->inode_csum, desc_get16(b->geom, &gd->bg_inode_bitmap_csum_lo,
+							  &gd->bg_inode_bitmap_csum_hi));
+	else
+		atomic_store(&grp->block_csum, desc_get16(b->geom, &gd->bg_block_bitmap_csum_lo,
+							  &gd->bg_block_bitmap_csum_hi));
+	handle_dirty(h, gb->bitmap_buf);
+	handle_dirty(h, gb->desc_buf);
+}
+
+/* ---- sums ------------------------------------------------------------------------------------ */
+
 static int sum_descs(struct uext4_fs *fs, uint64_t *ret_blocks, uint32_t *ret_inodes)
 {
 	const struct geom *g = &fs->geom;
 	uint64_t clusters = 0, inodes = 0;
-	bool neighbours = !geom_has_incompat(g, EXT4_FEATURE_INCOMPAT_META_BG);
 
 	for (uint32_t group = 0; group < g->groups; group++) {
-		uint32_t ahead = 0, index = group / g->desc_per_block;
 		struct ext4_group_desc gd;
 		int err;
 
-		if (neighbours)
-			ahead = (uint32_t)min_u64(DESC_AHEAD_BYTES / g->block_size - 1,
-						  g->desc_blocks - index - 1);
-		err = desc_read(fs, group, ahead, &gd);
+		err = desc_read(fs, group, desc_ahead(g, group), &gd);
 		if (err < 0)
 			return err;
 		clusters += le16_get(gd.bg_free_blocks_count_lo) |
@@ -88,6 +266,11 @@ int group_count_free(struct uext4_fs *fs, uint64_t *ret_blocks, uint32_t *ret_in
 	bool counted;
 	int err;
 
+	if (fs->balloc) {
+		*ret_blocks = balloc_free_clusters(fs) << fs->geom.cluster_ratio_bits;
+		*ret_inodes = ialloc_free_inodes(fs);
+		return 0;
+	}
 	mutex_lock(&fs->count_lock);
 	counted = fs->counted;
 	blocks = fs->blocks_free;

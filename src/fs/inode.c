@@ -58,7 +58,7 @@ static int inode_table_verify(const void *data, uint32_t bytes, blk_t blk, const
 	return 0;
 }
 
-static const struct buf_ops inode_table_ops = { "inode table block", inode_table_verify };
+const struct buf_ops inode_table_ops = { "inode table block", inode_table_verify };
 
 struct place {
 	blk_t blk;
@@ -355,8 +355,7 @@ static void inode_free(struct inode *ip)
 	rwlock_finish(&ip->xattr_lock);
 	rwlock_finish(&ip->map_lock);
 	mutex_finish(&ip->raw_lock);
-	if (ip->prealloc)
-		balloc_discard_prealloc(ip);
+	balloc_discard_prealloc(ip);
 	if (ip->fs->quota)
 		quota_unload(ip);
 	xarray_finish(&ip->delayed);

@@ -675,7 +675,7 @@ static int new_block(struct handle *h, struct inode *ip, struct buf **ret_buf)
 	blk_t blk;
 	int err, undo;
 
-	err = balloc_alloc_meta(h, fs, ip, 0, &blk);
+	err = balloc_alloc_meta(h, fs, ip, 0, 0, &blk);
 	if (err < 0)
 		return err;
 	/* Without the feature 64bit an inode has 32 bits for it. */
