@@ -7,7 +7,7 @@ set -eu
 # To build; to test.
 packages="gcc libc6-dev meson ninja-build pkg-config python3 libfuse3-dev libarchive-dev \
 libjansson-dev libblkid-dev libcmocka-dev \
-clang libclang-rt-14-dev e2fsprogs fuse3 fuse2fs mount attr acl xfsprogs tar"
+clang libclang-rt-14-dev e2fsprogs fuse3 fuse2fs mount attr acl xfsprogs tar git rsync fio"
 
 missing=""
 for p in $packages; do
