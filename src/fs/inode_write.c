@@ -259,8 +259,23 @@ static void fill_new(struct inode *ip, const struct inode_create *attrs)
 		encode_rdev(raw, attrs->rdev_major, attrs->rdev_minor);
 }
 
+/* Into the table, locked: nobody can have a lock of an inode that nobody knows. */
+static int publish(struct inode *ip) NO_TSA
+{
+	bool locked = rwlock_trywrite(&ip->lock);
+	int err;
+
+	assert(locked);
+	(void)locked;
+	err = icache_publish(ip);
+	if (err < 0)
+		inode_unlock(ip);
+	return err;
+}
+
 /* Everything of a new inode but its number; in the table and locked, or, when it fails, gone. */
 static int bring_to_life(struct handle *h, struct inode *ip, const struct inode_create *attrs)
+	NO_TSA
 {
 	int err;
 
@@ -270,7 +285,7 @@ static int bring_to_life(struct handle *h, struct inode *ip, const struct inode_
 	if (err == 0)
 		err = quota_charge_inode(h, ip);
 	if (err == 0) {
-		err = icache_publish(ip);
+		err = publish(ip);
 		if (err < 0) {
 			quota_release_inode(h, ip);
 			err = fs_error(ip->fs, err, ip->ino, 0);
@@ -280,7 +295,6 @@ static int bring_to_life(struct handle *h, struct inode *ip, const struct inode_
 		inode_discard(ip);
 		return err;
 	}
-	inode_lock(ip, INODE_CHILD);
 	if (inode_is_reg(ip) || inode_is_dir(ip))
 		map_init(ip);
 	err = inode_store(h, ip);

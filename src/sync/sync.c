@@ -112,6 +112,14 @@ NO_TSA void rwlock_write_as(struct rwlock *l, uint64_t key)
 	must(pthread_rwlock_wrlock(&l->os));
 }
 
+NO_TSA bool rwlock_trywrite(struct rwlock *l)
+{
+	if (pthread_rwlock_trywrlock(&l->os) != 0)
+		return false;
+	lockrank_acquire_tried(l->rank, l->key, l);
+	return true;
+}
+
 NO_TSA void rwlock_read_as(struct rwlock *l, uint64_t key)
 {
 	lockrank_acquire(l->rank, key, l);

@@ -73,6 +73,7 @@ void rwlock_write(struct rwlock *l) ACQUIRES(*l);
 /* As if its key were @key: where a caller has an order of his own among locks of one rank. */
 void rwlock_write_as(struct rwlock *l, uint64_t key) ACQUIRES(*l);
 void rwlock_read_as(struct rwlock *l, uint64_t key) ACQUIRES_SHARED(*l);
+bool rwlock_trywrite(struct rwlock *l) TRY_ACQUIRES(true, *l) MUST_CHECK;
 void rwlock_write_unlock(struct rwlock *l) RELEASES(*l);
 
 struct cond {
