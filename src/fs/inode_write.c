@@ -297,6 +297,8 @@ static int bring_to_life(struct handle *h, struct inode *ip, const struct inode_
 	}
 	if (inode_is_reg(ip) || inode_is_dir(ip))
 		map_init(ip);
+	else if (inode_is_lnk(ip))
+		ip->state = INODE_EMPTY; /* where its target will be is for its maker to say */
 	err = inode_store(h, ip);
 	if (err < 0) {
 		quota_release_inode(h, ip);
