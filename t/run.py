@@ -23,6 +23,7 @@ UNITS = [
     "cache",
     "cache_write",
     "journal",
+    "journal_write",
     "fs",
     "fs_balloc",
 ]

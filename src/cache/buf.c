@@ -445,3 +445,98 @@ int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t
 	*ret_buf = buf;
 	return 0;
 }
+
+/* ---- blocks that are not read ---------------------------------------------------------------- */
+
+/* A new buffer of @blk, locked, referenced and in the index; or another one, only referenced. */
+static int buf_insert_new(struct cache *cache, blk_t blk, struct buf **ret_buf, bool *ret_locked)
+{
+	struct buf *buf;
+	size_t count;
+	int err;
+
+	err = buf_slots_get(cache, 1, 1, &buf, &count);
+	if (err < 0)
+		return err;
+	buf->blk = blk;
+	buf_lock(buf);
+	*ret_buf = buf;
+	*ret_locked = index_insert_run(cache, &buf, 1, ret_buf) == 1;
+	if (!*ret_locked) {
+		buf_unlock(buf);
+		buf_slots_put(&buf, 1);
+	}
+	return 0;
+}
+
+/* A referenced, locked buffer of @blk, whatever is in it. */
+static int buf_get_locked(struct cache *cache, blk_t blk, const struct purpose *purpose,
+			  struct buf **ret_buf)
+{
+	for (;;) {
+		bool ready, locked = false;
+		struct buf *buf = buf_find(cache, blk, purpose, &ready);
+		int err;
+
+		if (buf == NULL) {
+			err = buf_insert_new(cache, blk, &buf, &locked);
+			if (err < 0)
+				return err;
+		}
+		if (!locked)
+			buf_lock(buf);
+		if (buf->error == 0) {
+			*ret_buf = buf;
+			return 0;
+		}
+		/* A read of it failed meanwhile and it left the index (B3): the next one is new. */
+		buf_unlock(buf);
+		buf_put(buf);
+	}
+}
+
+int buf_create(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
+	       struct buf **ret_buf)
+{
+	const struct purpose purpose = { .ops = ops, .owner = owner };
+	struct buf_shard *shard = shard_of(cache, blk);
+	struct buf *buf;
+	int err;
+
+	assert(cache->block_size != 0);
+	assert(ops != NULL);
+	lockrank_may_acquire(RANK_buf);
+	if (blk >= cache->blocks)
+		return corrupt("%s: block %llu lies outside of the file system (%llu blocks)",
+			       ops->name, (unsigned long long)blk,
+			       (unsigned long long)cache->blocks);
+	err = buf_get_locked(cache, blk, &purpose, &buf);
+	if (err < 0)
+		return fail_in(err, "%s", ops->name);
+	if (!buf_is_uptodate(buf)) {
+		memset(buf->data, 0, buf->bytes);
+		buf_set_uptodate(buf);
+	}
+	mutex_lock(&shard->lock);
+	buf->ops = ops;
+	buf->owner = owner;
+	mutex_unlock(&shard->lock);
+	buf_unlock(buf);
+	*ret_buf = buf;
+	return 0;
+}
+
+struct buf *buf_lookup(struct cache *cache, blk_t blk)
+{
+	struct buf_shard *shard = shard_of(cache, blk);
+	struct buf *buf;
+
+	mutex_lock(&shard->lock);
+	buf = index_find(cache, shard, blk);
+	if (buf != NULL && buf_is_uptodate(buf))
+		buf_get(buf);
+	else
+		buf = NULL;
+	mutex_unlock(&shard->lock);
+	return buf;
+}

@@ -75,3 +75,13 @@ void cache_get_stats(struct cache *cache, struct cache_stats *ret_stats)
 			    << PAGE_BITS;
 	*ret_stats = stats;
 }
+
+uint64_t cache_budget(const struct cache *cache)
+{
+	return cache->budget;
+}
+
+uint32_t cache_block_size(const struct cache *cache)
+{
+	return cache->block_size;
+}

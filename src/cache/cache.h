@@ -41,6 +41,9 @@ struct cache_stats {
 int cache_create(struct dev *dev, uint64_t budget, struct cache **ret_cache) MUST_CHECK;
 void cache_destroy(struct cache *cache); /* everything must have been put; NULL is fine */
 void cache_get_stats(struct cache *cache, struct cache_stats *ret_stats);
+/* What cache_create() made of its budget: others derive their own bounds from it. */
+uint64_t cache_budget(const struct cache *cache);
+uint32_t cache_block_size(const struct cache *cache);
 
 /* ---- buffers --------------------------------------------------------------------------------- */
 
@@ -55,15 +58,19 @@ struct buf_ops {
 };
 
 /*
- * What the journal keeps of a buffer (journal/): which transaction changed it, and on which list it
- * therefore stands.  A buffer on a list is referenced by that list.
+ * What the journal keeps of a buffer: see journal/access.c for the states and what they allow.  0
+ * stands for "none".  Every list a buffer is on has a reference to it.
  */
+struct txn_done;
 struct buf_journal {
-	_Atomic uint32_t tid;	     /* a; changed under `journal`: running transaction, 0: none */
-	uint32_t checkpoint_tid;     /* journal: committed, not yet written home; 0: none */
-	uint32_t forget_tid;	     /* journal: freed in this transaction; 0: not */
-	struct list txn_link;	     /* journal: of the running transaction */
-	struct list checkpoint_link; /* journal: of the transaction to be checkpointed */
+	_Atomic uint32_t
+		tid; /* a; set under `journal`: it may change in this running transaction */
+	_Atomic uint32_t dirty_tid; /* a: it did change, last in this transaction */
+	uint32_t claim_tid;	    /* journal: as tid, but stays when the block is freed */
+	uint32_t forget_tid;	    /* journal: freed in this running transaction */
+	uint32_t commit_tid;	    /* journal: its copy is being written with this transaction */
+	struct txn_done *done;	    /* journal: the last committed change, not yet home */
+	struct list done_link;	    /* journal: of its list */
 };
 
 /* shared */
@@ -102,10 +109,11 @@ int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t
 void buf_put(struct buf *buf); /* NULL is fine */
 void buf_get(struct buf *buf); /* one more reference to one that is referenced */
 /*
- * The block @blk, which was just allocated: zeroed, uptodate, and verified by definition for @ops
- * and @owner, without being read.  What the cache had of the block from an earlier life is reused;
- * nobody else may still use it as something else.  The caller enters it into a transaction
- * (handle_get_create()) before anything else.
+ * The block @blk, which was just allocated or is about to be written as a whole: uptodate, and
+ * verified by definition for @ops and @owner, without being read.  What the cache had of the block
+ * from an earlier life is reused; nobody else may still use it as something else.  The caller
+ * enters it into a transaction (handle_get_create()) before anything else, which zeroes it: until
+ * then the old bytes may still be wanted.  -EFSCORRUPTED as buf_read().  No rank from `buf` on.
  */
 int buf_create(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
 	       struct buf **ret_buf) MUST_CHECK;

@@ -60,6 +60,7 @@ static void slab_init_slot(struct slab *slab, unsigned slot, size_t slot_bytes)
 		*buf = (struct buf){ .data = data, .slab = slab, .bytes = (uint32_t)slot_bytes };
 		buf->cache = slab->shard->cache;
 		list_init(&buf->hash_link);
+		list_init(&buf->journal.done_link);
 	}
 }
 
@@ -330,6 +331,7 @@ static void request_add(struct slot_request *rq, struct slab *slab, unsigned slo
 		struct buf *buf = &slab->bufs[slot];
 
 		assert(list_empty(&buf->hash_link));
+		assert(buf->journal.done == NULL);
 		buf->error = 0;
 		buf->ops = NULL;
 		rq->bufs[rq->count++] = buf;

@@ -307,6 +307,8 @@ static int start_log(struct uext4_fs *fs, const struct fs_options *options)
 		.dev = fs->dev,
 		.commit_interval_ms = options->commit_interval_ms,
 		.no_barrier = options->no_barrier,
+		.wide = geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_64BIT),
+		.csum = geom_has_ro_compat(&fs->geom, EXT4_FEATURE_RO_COMPAT_METADATA_CSUM),
 	};
 	struct journal *j;
 	int err;
@@ -317,8 +319,9 @@ static int start_log(struct uext4_fs *fs, const struct fs_options *options)
 	if (err == 0) {
 		err = recover_journal(fs, options, j);
 		if (err == 0)
-			return txn_log_create(j, &log_options, &fs->log);
-		journal_close(j);
+			err = txn_log_create(j, &log_options, &fs->log);
+		if (err < 0)
+			journal_close(j);
 	}
 	/* A journal that is damaged is not the same as a damaged file system. */
 	if ((err == -EFSCORRUPTED || err == -EFSBADCRC) && fs->info.journal_dirty)

@@ -7,7 +7,7 @@
  * journal needs none of those.  A commit waits until no handle is open, copies every changed buffer
  * (so nobody ever waits for a buffer that is being written, M3), lets new handles in, and then
  * writes: log blocks, a flush, the commit record, a flush.  Without a journal
- * (journal_create_none()) handles and commits are the same, but the copies go straight home.
+ * (txn_log_create_none()) handles and commits are the same, but the copies go straight home.
  *
  * File data is never in a handle, unless the mount says data=journal: writeback writes the data to
  * blocks that nobody can see yet, and then, in a handle, lets the file have them (ops/writeback).
@@ -34,11 +34,17 @@ typedef uint32_t tid_t;
 struct handle;
 struct txn_log; /* the writing half of a journal, or of an image without one */
 
-/* Upcalls.  Called with no lock held. */
+/* Upcalls, without any lock of the journal. */
 struct txn_log_ops {
-	/* The transaction is durable; what was freed in it may be used again (J4). */
+	/*
+	 * The transaction is durable; what was freed in it may be used again (J4): nothing older
+	 * is on its way there.  Called by who did the commit, in order.
+	 */
 	void (*committed)(void *arg, tid_t tid);
-	/* Nothing will be written any more; @err is why.  Once. */
+	/*
+	 * Nothing will be written any more; @err is why.  Once.  Called by txn_log_abort(), with
+	 * what its caller holds: only notes it.
+	 */
 	void (*aborted)(void *arg, int err);
 };
 
@@ -49,11 +55,15 @@ struct txn_log_options {
 	struct dev *dev;	     /* where home blocks (and data) go */
 	uint32_t commit_interval_ms; /* 0: 5,000 */
 	bool no_barrier;	     /* no flushes: for images that are thrown away after a crash */
+	/* What the journal is to have, as it is empty, if it has not: */
+	bool wide; /* block numbers of 64 bits: file systems with 64bit */
+	bool csum; /* checksums of version 3: those with metadata_csum */
 };
 
 /*
- * Starts writing on an open, recovered (empty) journal, which it takes over.  Its superblock is
- * written as "in use" with the first commit.  Starts the commit thread.
+ * Starts writing on an open, recovered (empty) journal, which it takes over unless it fails.  Its
+ * superblock is written as "in use" with the first commit.  Starts the commit thread.  -EOPNOTSUPP:
+ * the journal is too small.  @cache must have its geometry.
  */
 int txn_log_create(struct journal *j, const struct txn_log_options *options,
 		   struct txn_log **ret_log) MUST_CHECK;

@@ -2,7 +2,8 @@
 /*
  * An open journal: its superblock, where its blocks lie, and its fast-commit area.
  *
- * The log itself is recover.c's business.  Nothing here writes.
+ * The log itself is the business of recover.c and commit.c.  All that is written here is the
+ * superblock.
  *
  *  JS1  What the superblock says was checked against what is there: after journal_open() every
  *       block below maxlen has a place on the device, and log and fast-commit area lie inside
@@ -144,20 +145,27 @@ static int load_features(struct journal *j, const struct journal_superblock_s *s
 	return 0;
 }
 
-static int check_super_csum(struct journal *j, const struct journal_superblock_s *sb)
+static uint32_t super_csum(const struct journal_superblock_s *sb)
 {
 	static const be32 zero;
 	const size_t at = offsetof(struct journal_superblock_s, s_checksum);
 	const size_t behind = at + sizeof(sb->s_checksum);
 	uint32_t sum;
 
+	sum = crc32c(~0u, sb, at);
+	sum = crc32c(sum, &zero, sizeof(zero));
+	return crc32c(sum, (const uint8_t *)sb + behind, sizeof(*sb) - behind);
+}
+
+static int check_super_csum(struct journal *j, const struct journal_superblock_s *sb)
+{
+	uint32_t sum;
+
 	if (!journal_has_block_csum(j))
 		return 0;
 	if (sb->s_checksum_type != JBD2_CRC32C_CHKSUM)
 		return corrupt("journal: unknown type of checksum %u", sb->s_checksum_type);
-	sum = crc32c(~0u, sb, at);
-	sum = crc32c(sum, &zero, sizeof(zero));
-	sum = crc32c(sum, (const uint8_t *)sb + behind, sizeof(*sb) - behind);
+	sum = super_csum(sb);
 	if (sum != be32_get(sb->s_checksum))
 		return bad_checksum("journal: superblock: checksum is 0x%08x, should be 0x%08x",
 				    be32_get(sb->s_checksum), sum);
@@ -198,27 +206,95 @@ static int load_areas(struct journal *j, const struct journal_superblock_s *sb, 
 
 static int load_super(struct journal *j)
 {
-	struct journal_superblock_s sb;
+	const struct journal_superblock_s *sb = journal_super(j);
 	uint32_t type, incompat;
 	int err;
 
-	err = dev_read(j->dev, j->runs[0].physical * j->block_size, &sb, sizeof(sb));
+	err = dev_read(j->dev, j->runs[0].physical * j->block_size, j->super, j->block_size);
 	if (err < 0)
 		return fail_in(err, "journal superblock");
-	type = be32_get(sb.s_header.h_blocktype);
-	if (be32_get(sb.s_header.h_magic) != JBD2_MAGIC_NUMBER ||
+	type = be32_get(sb->s_header.h_blocktype);
+	if (be32_get(sb->s_header.h_magic) != JBD2_MAGIC_NUMBER ||
 	    (type != JBD2_SUPERBLOCK_V1 && type != JBD2_SUPERBLOCK_V2))
 		return corrupt("journal: no superblock in its first block");
-	if (be32_get(sb.s_blocksize) != j->block_size)
+	if (be32_get(sb->s_blocksize) != j->block_size)
 		return corrupt("journal: block size is %u, that of the file system %u",
-			       be32_get(sb.s_blocksize), j->block_size);
-	err = load_features(j, &sb, &incompat);
+			       be32_get(sb->s_blocksize), j->block_size);
+	err = load_features(j, sb, &incompat);
 	if (err < 0)
 		return err;
-	err = check_super_csum(j, &sb);
+	err = check_super_csum(j, sb);
 	if (err < 0)
 		return err;
-	return load_areas(j, &sb, incompat);
+	return load_areas(j, sb, incompat);
+}
+
+int journal_write_super(struct journal *j, uint32_t start, uint32_t sequence)
+{
+	struct journal_superblock_s *sb = journal_super(j);
+	int err;
+
+	assert(start == 0 || (start >= j->first && start < j->last));
+	sb->s_start = be32_make(start);
+	sb->s_sequence = be32_make(sequence);
+	if (journal_has_block_csum(j))
+		sb->s_checksum = be32_make(super_csum(sb));
+	err = dev_write(j->dev, journal_place(j, 0), j->super, j->block_size);
+	if (err < 0)
+		return fail_in(err, "journal superblock");
+	j->start = start;
+	j->sequence = sequence;
+	return 0;
+}
+
+int journal_mark_empty(struct journal *j, uint32_t next_tid)
+{
+	int err;
+
+	if (j->start == 0)
+		return 0;
+	err = journal_write_super(j, 0, next_tid + 1);
+	if (err == 0)
+		err = dev_flush(j->dev);
+	return err;
+}
+
+/* A superblock of version 1 says nothing behind s_errno. */
+static void convert_v1(struct journal_superblock_s *sb)
+{
+	const size_t at = offsetof(struct journal_superblock_s, s_feature_compat);
+
+	memset((uint8_t *)sb + at, 0, sizeof(*sb) - at);
+	sb->s_header.h_blocktype = be32_make(JBD2_SUPERBLOCK_V2);
+	sb->s_nr_users = be32_make(1);
+}
+
+void journal_set_features(struct journal *j, bool wide, bool csum)
+{
+	struct journal_superblock_s *sb = journal_super(j);
+	uint32_t compat, incompat;
+	int err;
+
+	assert(j->start == 0);
+	if (be32_get(sb->s_header.h_blocktype) == JBD2_SUPERBLOCK_V1)
+		convert_v1(sb);
+	compat = be32_get(sb->s_feature_compat);
+	incompat = be32_get(sb->s_feature_incompat) | JBD2_FEATURE_INCOMPAT_REVOKE;
+	incompat &= ~JBD2_FEATURE_INCOMPAT_ASYNC_COMMIT;
+	if (wide)
+		incompat |= JBD2_FEATURE_INCOMPAT_64BIT;
+	if (csum) {
+		compat &= ~JBD2_FEATURE_COMPAT_CHECKSUM;
+		incompat &= ~JBD2_FEATURE_INCOMPAT_CSUM_V2;
+		incompat |= JBD2_FEATURE_INCOMPAT_CSUM_V3;
+		sb->s_checksum_type = JBD2_CRC32C_CHKSUM;
+		j->csum_seed = crc32c(~0u, sb->s_uuid, sizeof(sb->s_uuid));
+	}
+	sb->s_feature_compat = be32_make(compat);
+	sb->s_feature_incompat = be32_make(incompat);
+	err = load_features(j, sb, &incompat);
+	assert(err == 0);
+	(void)err;
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
@@ -240,8 +316,9 @@ int journal_open(struct dev *dev, const struct journal_run *runs, size_t run_cou
 	j->block_size = block_size;
 	j->window_max = (uint32_t)max_u64(WINDOW_BYTES / block_size, 1);
 	j->window = mem_alloc((size_t)j->window_max * block_size);
+	j->super = mem_alloc(block_size);
 	j->runs = mem_calloc(run_count, sizeof(*runs));
-	if (j->window == NULL || j->runs == NULL)
+	if (j->window == NULL || j->super == NULL || j->runs == NULL)
 		goto out;
 	memcpy(j->runs, runs, run_count * sizeof(*runs));
 	j->run_count = run_count;
@@ -271,6 +348,7 @@ void journal_close(struct journal *j)
 	if (j == NULL)
 		return;
 	mem_free(j->window);
+	mem_free(j->super);
 	mem_free(j->runs);
 	mem_free(j);
 }

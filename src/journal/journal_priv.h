@@ -27,6 +27,9 @@ struct journal {
 	bool wide;			/* c: block numbers of 64 bits */
 	bool async_commit;		/* c */
 
+	/* c while nobody writes: the block that holds the superblock, as it lies on disk */
+	uint8_t *super;
+
 	uint8_t *window; /* blocks [window_first, window_first + window_count) of the journal */
 	uint32_t window_first, window_count, window_max;
 };
@@ -39,6 +42,26 @@ int journal_block(struct journal *j, uint32_t index, const uint8_t **ret_data) M
 
 /* Where block @index < maxlen lies on the journal's device, in bytes. */
 uint64_t journal_place(const struct journal *j, uint32_t index);
+
+static inline struct journal_superblock_s *journal_super(const struct journal *j)
+{
+	return (struct journal_superblock_s *)(void *)j->super;
+}
+
+/*
+ * Writes the superblock, all its other fields as they were, so that the log begins at block @start
+ * with transaction @sequence; @start 0: it is empty.  Does not flush.
+ */
+int journal_write_super(struct journal *j, uint32_t start, uint32_t sequence) MUST_CHECK;
+
+/*
+ * In memory only, for an empty log that is about to be written: revokes, and nothing that we do not
+ * keep (ASYNC_COMMIT); @wide, @csum: block numbers of 64 bits, CSUM_V3.
+ */
+void journal_set_features(struct journal *j, bool wide, bool csum);
+
+/* crc32c() over @bytes zeros. */
+uint32_t journal_crc_zeros(uint32_t sum, size_t bytes);
 
 static inline bool journal_has_block_csum(const struct journal *j)
 {

@@ -69,7 +69,7 @@ struct recovery {
 
 /* ---- checksums ------------------------------------------------------------------------------- */
 
-static uint32_t crc_zeros(uint32_t sum, size_t bytes)
+uint32_t journal_crc_zeros(uint32_t sum, size_t bytes)
 {
 	static const uint8_t zeros[64];
 
@@ -89,7 +89,8 @@ static bool tail_fits(const struct journal *j, const uint8_t *data)
 	if (!journal_has_block_csum(j))
 		return true;
 	memcpy(&tail, data + at, sizeof(tail));
-	return be32_get(tail.t_checksum) == crc_zeros(crc32c(j->csum_seed, data, at), sizeof(tail));
+	return be32_get(tail.t_checksum) ==
+	       journal_crc_zeros(crc32c(j->csum_seed, data, at), sizeof(tail));
 }
 
 /*
@@ -104,10 +105,10 @@ static bool commit_fits(const struct journal *j, const uint8_t *data)
 	uint32_t sum;
 
 	memcpy(&commit, data, sizeof(commit));
-	sum = crc_zeros(crc32c(j->csum_seed, data, at), sizeof(be32));
+	sum = journal_crc_zeros(crc32c(j->csum_seed, data, at), sizeof(be32));
 	sum = crc32c(sum, data + behind, header - behind);
 	return be32_get(commit.h_chksum[0]) == crc32c(sum, data + header, j->block_size - header) ||
-	       be32_get(commit.h_chksum[0]) == crc_zeros(sum, j->block_size - header);
+	       be32_get(commit.h_chksum[0]) == journal_crc_zeros(sum, j->block_size - header);
 }
 
 /* A commit block of V1, whose sum @crc goes over the transaction; all zero: made without. */
