@@ -505,6 +505,14 @@ static inline uint32_t dirent_rec_len(le16 rec_len, uint32_t block_size)
 	return (len & 65532u) | (len & 3u) << 16;
 }
 
+/* The other way; @len is a multiple of 4 up to the size of the block. */
+static inline le16 dirent_rec_len_make(uint32_t len, uint32_t block_size)
+{
+	if (block_size < 65536 || len < 65536)
+		return le16_make((uint16_t)len);
+	return le16_make(65535);
+}
+
 #define DX_HASH_LEGACY 0u
 #define DX_HASH_HALF_MD4 1u
 #define DX_HASH_TEA 2u

@@ -1,45 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Directories: rows of entries, and finding a name.
+ * Directories: their blocks, and finding a name.
  *
- * A directory is a row of blocks full of entries, with or without a hash tree over them (htree.c),
- * or two short rows inside the inode.  What fast commits said about a name is the last word on it.
- * Listing is in dir_cursor.c.
+ * A directory is a row of blocks full of entries (dir_row.c), with or without a hash tree over them
+ * (htree.c), or two short rows inside the inode (inline_dir.c).  What fast commits said about a
+ * name is the last word on it.  Listing is in dir_cursor.c, changing in dir_write.c.
  *
  * "." is always the directory itself, whatever an entry of that name says.
- *
- * N1  Only rows that passed verify_dirents() are walked: a walk by rec_len meets their end.
  */
+#include "fs/dir.h"
 #include "fs/fs_priv.h"
 
 #include "base/diag.h"
 
-/* ---- rows ------------------------------------------------------------------------------------ */
-
-const struct ext4_dir_entry_2 *dirents_next(const struct dirents *row, uint32_t *at,
-					    uint32_t *ret_at)
-{
-	while (*at < row->bytes) {
-		const struct ext4_dir_entry_2 *de = (const void *)(row->data + *at);
-
-		*ret_at = *at;
-		*at += dirent_rec_len(de->rec_len, row->block_size);
-		if (le32_get(de->inode) != 0)
-			return de;
-	}
-	return NULL;
-}
-
-uint32_t dirents_find(const struct dirents *row, const void *name, size_t name_len)
-{
-	const struct ext4_dir_entry_2 *de;
-	uint32_t at = 0, place;
-
-	while ((de = dirents_next(row, &at, &place)))
-		if (de->name_len == name_len && memcmp(de->name, name, name_len) == 0)
-			return le32_get(de->inode);
-	return 0;
-}
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 uint8_t dirent_type(const struct inode *ip, const struct ext4_dir_entry_2 *de)
 {
@@ -48,8 +22,6 @@ uint8_t dirent_type(const struct inode *ip, const struct ext4_dir_entry_2 *de)
 		return UEXT4_FT_UNKNOWN;
 	return de->file_type;
 }
-
-/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static int leaf_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
 {
@@ -72,7 +44,7 @@ static int leaf_or_node_verify(const void *data, uint32_t bytes, blk_t blk, cons
 	return leaf_verify(data, bytes, blk, arg);
 }
 
-static const struct buf_ops leaf_ops = { "directory block", leaf_verify };
+const struct buf_ops dir_leaf_ops = { "directory block", leaf_verify };
 static const struct buf_ops leaf_or_node_ops = { "directory block of any kind",
 						 leaf_or_node_verify };
 
@@ -96,6 +68,15 @@ int dir_blocks(const struct inode *ip, uint32_t *ret_blocks)
 	return 0;
 }
 
+uint32_t dir_leaf_bytes(const struct inode *ip)
+{
+	const struct geom *g = &ip->fs->geom;
+
+	return g->block_size -
+	       (geom_has_csum(g) ? (uint32_t)sizeof(struct ext4_dir_entry_tail) : 0);
+}
+
+/* A root or a node is a row too: its last record goes to the end of the block. */
 static int read_row(struct inode *ip, lblk_t logical, const struct buf_ops *ops, uint32_t ahead,
 		    struct buf **ret_buf, struct dirents *ret_row)
 {
@@ -107,7 +88,7 @@ static int read_row(struct inode *ip, lblk_t logical, const struct buf_ops *ops,
 	err = map_read_buf_ahead(ip, logical, ops, &vi, ahead, &buf);
 	if (err < 0)
 		return fail_in(err, "directory %u", ip->ino);
-	*ret_row = (struct dirents){ buf->data, buf->bytes, ip->fs->geom.block_size };
+	*ret_row = (struct dirents){ buf->data, dir_leaf_bytes(ip), ip->fs->geom.block_size };
 	*ret_buf = buf;
 	return 0;
 }
@@ -115,72 +96,17 @@ static int read_row(struct inode *ip, lblk_t logical, const struct buf_ops *ops,
 int dir_read_leaf(struct inode *ip, lblk_t logical, uint32_t ahead, struct buf **ret_buf,
 		  struct dirents *ret_row)
 {
-	return read_row(ip, logical, &leaf_ops, ahead, ret_buf, ret_row);
+	return read_row(ip, logical, &dir_leaf_ops, ahead, ret_buf, ret_row);
 }
 
 int dir_read_block(struct inode *ip, lblk_t logical, uint32_t ahead, struct buf **ret_buf,
 		   struct dirents *ret_row)
 {
-	const struct buf_ops *ops = &leaf_ops;
+	const struct buf_ops *ops = &dir_leaf_ops;
 
 	if (inode_has_flag(ip, EXT4_INDEX_FL))
 		ops = logical == 0 ? &htree_root_ops : &leaf_or_node_ops;
 	return read_row(ip, logical, ops, ahead, ret_buf, ret_row);
-}
-
-/* ---- inside the inode ------------------------------------------------------------------------ */
-
-int dir_inline_rows(struct inode *ip, struct dirents ret_rows[DIR_INLINE_PARTS])
-{
-	struct verify_inode vi;
-	struct inline_parts parts;
-	int err;
-
-	err = inline_find(ip, &parts);
-	if (err < 0)
-		return err;
-	/* The first part begins with the parent's number in place of "." and "..". */
-	parts.part[0] += sizeof(le32);
-	parts.bytes[0] -= (uint32_t)sizeof(le32);
-	inode_verify_arg(ip, &vi);
-	for (unsigned i = 0; i < DIR_INLINE_PARTS; i++) {
-		err = verify_dirents(&vi, parts.part[i], parts.bytes[i], 0, false);
-		if (err < 0)
-			return fail_in(err, "inline part %u", i);
-	}
-	for (unsigned i = 0; i < DIR_INLINE_PARTS; i++)
-		ret_rows[i] = (struct dirents){ parts.part[i], parts.bytes[i],
-						ip->fs->geom.block_size };
-	return 0;
-}
-
-static int inline_dir_find(struct inode *ip, const void *name, size_t name_len, uint32_t *ret_ino)
-{
-	struct dirents rows[DIR_INLINE_PARTS];
-	uint32_t ino = 0;
-	int err;
-
-	rwlock_read(&ip->xattr_lock);
-	err = dir_inline_rows(ip, rows);
-	for (unsigned i = 0; err == 0 && ino == 0 && i < DIR_INLINE_PARTS; i++)
-		ino = dirents_find(&rows[i], name, name_len);
-	rwlock_read_unlock(&ip->xattr_lock);
-	if (err < 0)
-		return err;
-	if (ino == 0)
-		return -ENOENT;
-	*ret_ino = ino;
-	return 0;
-}
-
-static uint32_t inline_dir_parent(struct inode *ip)
-{
-	uint32_t ino;
-
-	rwlock_read(&ip->xattr_lock);
-	ino = le32_get(ip->raw->i_block[0]);
-	rwlock_read_unlock(&ip->xattr_lock);
-	return ino;
 }
 
 /* ---- finding --------------------------------------------------------------------------------- */
@@ -198,44 +124,62 @@ const struct fc_dirent *dir_fc_find(const struct inode *ip, const void *name, si
 	return NULL;
 }
 
-static int linear_find(struct inode *ip, const void *name, size_t name_len, uint32_t *ret_ino)
+/*
+ * Block by block, first the one in which something was found last: names that are looked up one
+ * after the other often lie together.
+ */
+static int linear_find(struct inode *ip, const void *name, size_t name_len,
+		       struct dir_place *ret_place)
 {
-	uint32_t blocks, ino;
+	lblk_t logical = atomic_load_explicit(&ip->dir_found, memory_order_relaxed);
+	uint32_t blocks;
 	int err;
 
 	err = dir_blocks(ip, &blocks);
 	if (err < 0)
 		return err;
-	for (lblk_t logical = 0; logical < blocks; logical++) {
-		struct buf *buf BUF_SCOPE = NULL;
-		struct dirents row;
+	if (logical >= blocks)
+		logical = 0;
+	for (uint32_t i = 0; i < blocks; i++) {
+		struct dir_place found;
 
-		err = dir_read_block(ip, logical, 0, &buf, &row);
+		err = dir_read_block(ip, logical, 0, &found.buf, &found.row);
 		if (err < 0)
 			return err;
-		ino = dirents_find(&row, name, name_len);
-		if (ino != 0) {
-			*ret_ino = ino;
+		if (dirents_find(&found.row, name, name_len, &found.place)) {
+			found.logical = logical;
+			atomic_store_explicit(&ip->dir_found, logical, memory_order_relaxed);
+			*ret_place = found;
 			return 0;
 		}
+		buf_put(found.buf);
+		if (++logical == blocks)
+			logical = 0;
 	}
 	return -ENOENT;
 }
 
-static int indexed_find(struct inode *ip, const void *name, size_t name_len, uint32_t *ret_ino)
+int dir_place_find(struct inode *ip, const void *name, size_t name_len, struct dir_place *ret_place)
 {
 	struct htree tree;
 	bool known;
 	int err;
 
+	if (!dir_is_indexed(ip))
+		return linear_find(ip, name, name_len, ret_place);
 	err = htree_open(ip, &tree, &known);
 	if (err < 0)
 		return err;
 	if (!known)
-		return linear_find(ip, name, name_len, ret_ino);
-	err = htree_find(&tree, name, name_len, ret_ino);
+		return linear_find(ip, name, name_len, ret_place);
+	err = htree_find(&tree, name, name_len, ret_place);
 	htree_close(&tree);
 	return err;
+}
+
+static uint32_t place_ino(const struct dir_place *place)
+{
+	return le32_get(dirents_at(&place->row, place->place.at)->inode);
 }
 
 int dir_parent(struct inode *ip, uint32_t *ret_ino)
@@ -247,11 +191,12 @@ int dir_parent(struct inode *ip, uint32_t *ret_ino)
 	if (said) {
 		ino = said->ino;
 	} else if (ip->state == INODE_INLINE) {
-		ino = inline_dir_parent(ip);
+		ino = dir_inline_parent(ip);
 		if (ino > ip->fs->geom.inodes)
 			return corrupt("directory %u: its parent is inode %u", ip->ino, ino);
 	} else {
 		struct buf *buf BUF_SCOPE = NULL;
+		struct dirent_place place;
 		struct dirents row;
 
 		err = dir_blocks(ip, &blocks);
@@ -261,7 +206,8 @@ int dir_parent(struct inode *ip, uint32_t *ret_ino)
 			err = dir_read_block(ip, 0, 0, &buf, &row);
 			if (err < 0)
 				return err;
-			ino = dirents_find(&row, "..", 2);
+			if (dirents_find(&row, "..", 2, &place))
+				ino = le32_get(dirents_at(&row, place.at)->inode);
 		}
 	}
 	if (ino == 0)
@@ -274,6 +220,8 @@ static int find_locked(struct inode *ip, const void *name, size_t name_len, uint
 	REQUIRES_SHARED(&ip->lock)
 {
 	const struct fc_dirent *said;
+	struct dir_place place;
+	int err;
 
 	if (name_is_dot(name, name_len) ||
 	    (name_is_dotdot(name, name_len) && ip->ino == EXT4_ROOT_INO)) {
@@ -290,22 +238,57 @@ static int find_locked(struct inode *ip, const void *name, size_t name_len, uint
 		return 0;
 	}
 	if (ip->state == INODE_INLINE)
-		return inline_dir_find(ip, name, name_len, ret_ino);
-	if (dir_is_indexed(ip))
-		return indexed_find(ip, name, name_len, ret_ino);
-	return linear_find(ip, name, name_len, ret_ino);
+		return dir_inline_find(ip, name, name_len, ret_ino);
+	err = dir_place_find(ip, name, name_len, &place);
+	if (err < 0)
+		return err;
+	*ret_ino = place_ino(&place);
+	buf_put(place.buf);
+	return 0;
+}
+
+int dir_find_locked(struct inode *dir, const void *name, size_t name_len, uint32_t *ret_ino) NO_TSA
+{
+	int err;
+
+	assert(inode_is_dir(dir));
+	assert(name_len > 0 && name_len <= EXT4_NAME_LEN);
+	err = find_locked(dir, name, name_len, ret_ino);
+	if (err == -ENOENT)
+		return fail(err, "directory %u has no entry of this name", dir->ino);
+	return err;
 }
 
 int dir_find(struct inode *ip, const void *name, size_t name_len, uint32_t *ret_ino)
 {
 	int err;
 
-	assert(inode_is_dir(ip));
-	assert(name_len > 0 && name_len <= EXT4_NAME_LEN);
 	rwlock_read(&ip->lock);
-	err = find_locked(ip, name, name_len, ret_ino);
+	err = dir_find_locked(ip, name, name_len, ret_ino);
 	rwlock_read_unlock(&ip->lock);
-	if (err == -ENOENT)
-		return fail(err, "directory %u has no entry of this name", ip->ino);
 	return err;
+}
+
+int dir_is_empty(struct inode *dir, bool *ret_empty)
+{
+	bool empty = true;
+	uint32_t blocks;
+	int err;
+
+	assert(inode_is_dir(dir) && !dir->fc);
+	if (dir->state == INODE_INLINE)
+		return dir_inline_is_empty(dir, ret_empty);
+	err = dir_blocks(dir, &blocks);
+	for (lblk_t logical = 0; err == 0 && empty && logical < blocks; logical++) {
+		struct buf *buf BUF_SCOPE = NULL;
+		struct dirents row;
+
+		err = dir_read_block(dir, logical, 0, &buf, &row);
+		if (err == 0)
+			empty = dirents_are_empty(&row);
+	}
+	if (err < 0)
+		return err;
+	*ret_empty = empty;
+	return 0;
 }

@@ -24,7 +24,12 @@
  *     they lie in several leaves.
  * L3  An entry whose hash does not belong into its leaf is an error: it could not be found by name,
  *     and its place in the order could be another's.
+ * L4  The directory may change between two calls, never inside of one.  A batch is used only while
+ *     nothing has changed (dir_changes).  A directory that is listed by hash may get its tree
+ *     between two calls, which sorts by the same hash; one that is listed by place keeps its
+ *     entries where they are (dir_write.c, W2), also when it leaves the inode (inline_dir.c, D1).
  */
+#include "fs/dir.h"
 #include "fs/fs_priv.h"
 
 #include "base/diag.h"
@@ -79,12 +84,14 @@ struct said {
 
 /* shared */
 struct dir_cursor {
-	struct inode *ip;     /* c */
-	enum dir_order order; /* c */
-	uint8_t version;      /* c: DX_HASH_*, in hash order */
-	struct said *said;    /* c: by cookie and name */
-	size_t said_count;    /* c */
-	struct mutex lock;    /* RANK_dir_cursor */
+	struct inode *ip;  /* c */
+	uint8_t version;   /* c: DX_HASH_*, in hash order */
+	struct said *said; /* c: by cookie and name */
+	size_t said_count; /* c */
+	struct mutex lock; /* RANK_dir_cursor */
+	/* From ORDER_HASH it may go to ORDER_HASH_TREE. */
+	enum dir_order order;		 /* lock */
+	uint32_t changes GUARDED(&lock); /* dir_changes when the batch was read */
 	struct batch batch GUARDED(&lock);
 };
 
@@ -629,6 +636,19 @@ static int list_dots(struct dir_cursor *dc, uint64_t cookie, struct listing *out
 	return 0;
 }
 
+/* What happened to the directory since the last call (L4). */
+static int catch_up(struct dir_cursor *dc) REQUIRES(&dc->lock) REQUIRES_SHARED(&dc->ip->lock)
+{
+	if (atomic_load(&dc->ip->flags) & INODE_UNLINKED)
+		return fail(-ENOENT, "directory %u is removed", dc->ip->ino);
+	if (dc->changes != dc->ip->dir_changes)
+		batch_reset(&dc->batch, 0, 0);
+	dc->changes = dc->ip->dir_changes;
+	if (dc->order == ORDER_HASH && dir_is_indexed(dc->ip))
+		dc->order = ORDER_HASH_TREE;
+	return 0;
+}
+
 int dir_cursor_read(struct dir_cursor *dc, uint64_t cookie, struct uext4_dirent *entries,
 		    size_t count, size_t *ret_count)
 {
@@ -637,7 +657,9 @@ int dir_cursor_read(struct dir_cursor *dc, uint64_t cookie, struct uext4_dirent 
 
 	rwlock_read(&dc->ip->lock);
 	mutex_lock(&dc->lock);
-	err = list_dots(dc, cookie, &out);
+	err = catch_up(dc);
+	if (err == 0)
+		err = list_dots(dc, cookie, &out);
 	if (err == 0 && dc->order == ORDER_OFFSET)
 		err = list_by_offset(dc, cookie, &out);
 	else if (err == 0)

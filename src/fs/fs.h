@@ -221,6 +221,11 @@ struct inode {
 	blk_t table_blk;       /* c: where it lies in the inode table */
 	uint32_t table_offset; /* c: in that block */
 
+	/* Of directories. */
+	uint32_t dir_changes;	    /* lock: counts changes of entries; see dir_cursor.c */
+	_Atomic uint32_t dir_found; /* a: block a name was found in; a hint */
+	uint32_t dir_room;	    /* lock: block an entry was added to; a hint */
+
 	/* The writing half. */
 	_Atomic uint32_t flags;	       /* a: enum inode_flag */
 	_Atomic uint32_t sync_tid;     /* a: the transaction of the last inode_store() */
@@ -239,6 +244,7 @@ enum inode_flag {
 	INODE_DYING = 1u << 2,	     /* being deleted: nobody gets a reference any more */
 	INODE_ORPHAN = 1u << 3,	     /* on the orphan list or in the orphan file */
 	INODE_STUCK = 1u << 4,	     /* could not be deleted: fs->orphans holds a reference */
+	INODE_LINKABLE = 1u << 5,    /* was made without a name, and may get one */
 };
 
 /*
@@ -349,6 +355,7 @@ void inode_set_mode(struct inode *ip, uint16_t permissions); /* 07777; the type 
 void inode_set_owner(struct inode *ip, uint32_t uid, uint32_t gid);
 void inode_set_links(struct inode *ip, uint32_t links);
 uint32_t inode_links(const struct inode *ip);
+uint32_t inode_projid(struct inode *ip);		   /* 0 where there are no projects */
 void inode_set_disk_size(struct inode *ip, uint64_t size); /* raw i_size */
 uint64_t inode_disk_size(struct inode *ip);
 void inode_add_blocks(struct inode *ip, int64_t blocks); /* of the file system; i_blocks */

@@ -98,13 +98,31 @@ void orphan_forget(struct inode *ip);
 
 extern const struct buf_ops inode_table_ops;
 
-/* ---- rows of directory entries: dir.c -------------------------------------------------------- */
+/* ---- rows of directory entries: dir_row.c ---------------------------------------------------- */
 
-/* Entries that were verified: a block, or one part of an inline directory. */
+/*
+ * Entries that were verified: a block without its checksum tail, or one part of an inline
+ * directory.
+ */
 struct dirents {
 	const uint8_t *data;
 	uint32_t bytes;
 	uint32_t block_size; /* how rec_len is to be read */
+};
+
+#define DIRENT_NONE UINT32_MAX
+
+/* A record of a row, and the one in front of it; DIRENT_NONE: it is the first. */
+struct dirent_place {
+	uint32_t at, before;
+};
+
+/* An entry to be made; @type is what is stored (dirent_disk_type()). */
+struct dirent_new {
+	const void *name;
+	uint32_t ino;
+	uint8_t name_len;
+	uint8_t type;
 };
 
 /*
@@ -113,8 +131,37 @@ struct dirents {
  */
 const struct ext4_dir_entry_2 *dirents_next(const struct dirents *row, uint32_t *at,
 					    uint32_t *ret_at);
-/* 0 if @name is not there. */
-uint32_t dirents_find(const struct dirents *row, const void *name, size_t name_len);
+/* False if @name is not there. */
+bool dirents_find(const struct dirents *row, const void *name, size_t name_len,
+		  struct dirent_place *ret_place);
+static inline const struct ext4_dir_entry_2 *dirents_at(const struct dirents *row, uint32_t at)
+{
+	return (const void *)(row->data + at);
+}
+/* Does it hold anything but "." and ".."? */
+bool dirents_are_empty(const struct dirents *row);
+
+/*
+ * Changes.  @data is where the bytes of a verified row lie, and stays one.
+ *
+ * A record with room for a name of @name_len bytes: false if there is none.
+ */
+bool dirents_find_room(const struct dirents *row, size_t name_len, uint32_t *ret_at);
+/* Into the record that dirents_find_room() found. */
+void dirents_insert(uint8_t *data, uint32_t block_size, uint32_t at,
+		    const struct dirent_new *entry);
+/* The entry at @at names another inode; its name stays. */
+void dirents_set(uint8_t *data, uint32_t at, const struct dirent_new *entry);
+/* Its room goes to the record in front; the first one stays as one that is not in use. */
+void dirents_remove(uint8_t *data, uint32_t block_size, const struct dirent_place *place);
+/* @bytes become one record that is not in use, or none if they are 0. */
+void dirents_clear(uint8_t *data, uint32_t block_size, uint32_t bytes);
+/* Records fill the first @end bytes; the last one gets what is left up to @bytes. */
+void dirents_close(uint8_t *data, uint32_t block_size, uint32_t end, uint32_t bytes);
+/* Moves all entries to the front, without gaps; the last one has all the room that is left. */
+void dirents_pack(uint8_t *data, uint32_t block_size, uint32_t bytes);
+/* Bytes that dirents_pack() would leave free. */
+uint32_t dirents_free_bytes(const struct dirents *row);
 
 static inline bool name_is_dot(const char *name, size_t len)
 {
@@ -125,14 +172,19 @@ static inline bool name_is_dotdot(const char *name, size_t len)
 	return len == 2 && name[0] == '.' && name[1] == '.';
 }
 
+/* ---- blocks of directories: dir.c ------------------------------------------------------------ */
+
 /* enum uext4_file_type of an entry of @ip. */
 uint8_t dirent_type(const struct inode *ip, const struct ext4_dir_entry_2 *de);
 
-/*
- * Does a hash tree lie over the blocks of directory @ip, and does the file system know of such
- * trees?
- */
-bool dir_is_indexed(const struct inode *ip);
+/* An entry in a directory with blocks.  Holds a reference to the block. */
+struct dir_place {
+	struct buf *buf;
+	struct dirents row;
+	lblk_t logical;
+	struct dirent_place place;
+};
+
 /* How many blocks directory @ip has; what lies behind is not read. */
 int dir_blocks(const struct inode *ip, uint32_t *ret_blocks) MUST_CHECK;
 /* Inode number of "..".  -ENOENT if the directory has none.  Requires lock shared. */
@@ -152,11 +204,56 @@ int dir_read_leaf(struct inode *ip, lblk_t logical, uint32_t ahead, struct buf *
 int dir_read_block(struct inode *ip, lblk_t logical, uint32_t ahead, struct buf **ret_buf,
 		   struct dirents *ret_row) MUST_CHECK;
 
+/* Where @name, none of the dots, lies.  -ENOENT.  Requires lock, and state BLOCKS. */
+int dir_place_find(struct inode *ip, const void *name, size_t name_len, struct dir_place *ret_place)
+	MUST_CHECK;
+
+extern const struct buf_ops dir_leaf_ops; /* arg: struct verify_inode */
+
+/* ---- directories inside the inode: inline_dir.c ---------------------------------------------- */
+
 #define DIR_INLINE_PARTS 2u
 
 /* Both rows of an INLINE directory.  Valid while xattr_lock, which must be held, is. */
 int dir_inline_rows(struct inode *ip, struct dirents ret_rows[DIR_INLINE_PARTS])
 	MUST_CHECK REQUIRES_SHARED(&ip->xattr_lock);
+/* These take xattr_lock, shared to read. */
+int dir_inline_find(struct inode *ip, const void *name, size_t name_len, uint32_t *ret_ino)
+	MUST_CHECK;
+uint32_t dir_inline_parent(struct inode *ip);
+int dir_inline_is_empty(struct inode *ip, bool *ret_empty) MUST_CHECK;
+
+/*
+ * Changes; they take xattr_lock exclusive, and store the inode.  Requires lock exclusive.
+ *
+ * An EMPTY directory becomes INLINE; -ENOSPC: there is no room for it, nothing has changed.
+ */
+int dir_inline_init(struct handle *h, struct inode *ip, uint32_t parent_ino) MUST_CHECK;
+/* -ENOSPC: it does not fit inside. */
+int dir_inline_add(struct handle *h, struct inode *ip, const struct dirent_new *entry) MUST_CHECK;
+int dir_inline_remove(struct handle *h, struct inode *ip, const void *name, size_t name_len)
+	MUST_CHECK;
+/* ".." too. */
+int dir_inline_replace(struct handle *h, struct inode *ip, const struct dirent_new *entry)
+	MUST_CHECK;
+/* INLINE -> BLOCKS, of one block.  -ENOSPC, -EDQUOT: nothing has changed. */
+int dir_inline_convert(struct handle *h, struct inode *ip) MUST_CHECK;
+
+/* ---- directories that change: dir_write.c ---------------------------------------------------- */
+
+/* The type byte of an entry for an inode of enum uext4_file_type @type. */
+uint8_t dirent_disk_type(const struct inode *ip, uint8_t type);
+/* The next block of directory @ip, zeroed, in @h; the size has grown.  -ENOSPC, -EDQUOT. */
+int dir_add_block(struct handle *h, struct inode *ip, const struct buf_ops *ops,
+		  struct buf **ret_buf, lblk_t *ret_logical) MUST_CHECK;
+/* A block of entries has changed: checksum, handle_dirty(). */
+void dir_leaf_changed(struct handle *h, struct inode *ip, struct buf *buf);
+/* inode_store(), where a failure has to abort the journal: the directory has changed. */
+int dir_store(struct handle *h, struct inode *ip) MUST_CHECK;
+/* "." and ".." into the empty block @buf, and room behind them up to @bytes. */
+void dir_fill_dots(struct inode *ip, uint8_t *data, uint32_t parent_ino, uint32_t bytes);
+/* How many bytes of a block are for entries. */
+uint32_t dir_leaf_bytes(const struct inode *ip);
 
 /* ---- hash trees: htree.c --------------------------------------------------------------------- */
 
@@ -204,9 +301,25 @@ int htree_seek(struct htree *t, uint32_t hash) MUST_CHECK;
 /* On to the next leaf, which must exist (leaf.end < 2^32). */
 int htree_next(struct htree *t) MUST_CHECK;
 int htree_leaf(const struct htree *t, struct htree_leaf *ret_leaf) MUST_CHECK;
-/* Inode number of @name, -ENOENT if it is not there. */
-int htree_find(struct htree *t, const void *name, size_t name_len, uint32_t *ret_ino) MUST_CHECK;
+/* Where @name lies, -ENOENT if it is not there. */
+int htree_find(struct htree *t, const void *name, size_t name_len, struct dir_place *ret_place)
+	MUST_CHECK;
 
 extern const struct buf_ops htree_root_ops, htree_node_ops; /* arg: struct verify_inode */
+
+/* ---- hash trees that change: htree_write.c --------------------------------------------------- */
+
+/*
+ * A directory of one block gets a tree over what becomes its second block.  -ENOSPC: nothing has
+ * changed.
+ */
+int htree_create(struct handle *h, struct inode *ip) MUST_CHECK;
+/*
+ * Adds an entry, which is not there.  -ENOSPC: no block, or the tree is full; it may have been
+ * rebuilt then, with the same entries.
+ */
+int htree_add(struct handle *h, struct inode *ip, const struct dirent_new *entry) MUST_CHECK;
+/* ".." of an indexed directory names another inode. */
+int htree_set_parent(struct handle *h, struct inode *ip, uint32_t parent_ino) MUST_CHECK;
 
 #endif

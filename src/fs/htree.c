@@ -244,7 +244,7 @@ int htree_leaf(const struct htree *t, struct htree_leaf *ret_leaf)
 	return 0;
 }
 
-int htree_find(struct htree *t, const void *name, size_t name_len, uint32_t *ret_ino)
+int htree_find(struct htree *t, const void *name, size_t name_len, struct dir_place *ret_place)
 {
 	struct dir_hash hash;
 	uint32_t blocks;
@@ -261,22 +261,21 @@ int htree_find(struct htree *t, const void *name, size_t name_len, uint32_t *ret
 		return err;
 
 	for (uint32_t leaves = 0; leaves < blocks; leaves++) {
-		struct buf *buf BUF_SCOPE = NULL;
 		struct htree_leaf leaf;
-		struct dirents row;
-		uint32_t ino;
+		struct dir_place found;
 
 		err = htree_leaf(t, &leaf);
 		if (err < 0)
 			return err;
-		err = dir_read_leaf(t->ip, leaf.block, 0, &buf, &row);
+		err = dir_read_leaf(t->ip, leaf.block, 0, &found.buf, &found.row);
 		if (err < 0)
 			return err;
-		ino = dirents_find(&row, name, name_len);
-		if (ino != 0) {
-			*ret_ino = ino;
+		if (dirents_find(&found.row, name, name_len, &found.place)) {
+			found.logical = leaf.block;
+			*ret_place = found;
 			return 0;
 		}
+		buf_put(found.buf);
 		if (leaf.end != (hash.major | 1u))
 			return -ENOENT;
 		err = htree_next(t);

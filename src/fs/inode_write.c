@@ -177,6 +177,18 @@ uint32_t inode_links(const struct inode *ip)
 	return le16_get(ip->raw->i_links_count);
 }
 
+uint32_t inode_projid(struct inode *ip)
+{
+	uint32_t projid = 0;
+
+	mutex_lock(&ip->raw_lock);
+	if (geom_has_ro_compat(&ip->fs->geom, EXT4_FEATURE_RO_COMPAT_PROJECT) &&
+	    HAS_EXTRA(ip, i_projid))
+		projid = le32_get(ip->raw->i_projid);
+	mutex_unlock(&ip->raw_lock);
+	return projid;
+}
+
 void inode_set_disk_size(struct inode *ip, uint64_t size)
 {
 	mutex_lock(&ip->raw_lock);

@@ -19,6 +19,15 @@ uint32_t map_credits(const struct inode *ip)
 {
 	return 1;
 }
+uint32_t map_credits_for(const struct inode *ip, uint32_t extents)
+{
+	return extents;
+}
+int map_add_buf(struct handle *h, struct inode *ip, lblk_t logical, const struct buf_ops *ops,
+		struct buf **ret_buf)
+{
+	return refuse("changes of maps");
+}
 void map_init(struct inode *ip) {}
 int map_insert(struct handle *h, struct inode *ip, lblk_t logical, uint32_t count,
 	       const struct blk_run *run, bool unwritten)
