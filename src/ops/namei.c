@@ -9,7 +9,7 @@
  *  N1  A walk ends: at most SYMLINKS_MAX symlinks, and what is left to walk never exceeds WALK_MAX
  *      bytes.
  */
-#include "ops/ops.h"
+#include "ops/namei_priv.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
@@ -18,7 +18,7 @@
 #define TARGET_MAX 65536u /* a symlink's target is at most one block */
 #define WALK_MAX (2 * TARGET_MAX)
 
-static int check_name(const char *name, size_t len)
+int namei_check_name(const char *name, size_t len)
 {
 	if (len == 0)
 		return fail(-EINVAL, "an empty name");
@@ -37,6 +37,56 @@ static int check_entry(struct inode *dir, uint32_t ino)
 	if (ino > g->inodes || (ino < g->first_ino && ino != EXT4_ROOT_INO))
 		return corrupt("directory %u has an entry for inode %u", dir->ino, ino);
 	return 0;
+}
+
+uint8_t namei_type(const struct inode *ip)
+{
+	switch (ip->type) {
+	case 0100000: return UEXT4_FT_REG;
+	case 0040000: return UEXT4_FT_DIR;
+	case 0020000: return UEXT4_FT_CHR;
+	case 0060000: return UEXT4_FT_BLK;
+	case 0010000: return UEXT4_FT_FIFO;
+	case 0140000: return UEXT4_FT_SOCK;
+	case 0120000: return UEXT4_FT_LNK;
+	default: return UEXT4_FT_UNKNOWN;
+	}
+}
+
+int namei_get_dir(struct uext4_fs *fs, uint32_t ino, struct inode **ret_dir)
+{
+	struct inode *dir;
+	int err;
+
+	err = inode_get(fs, ino, &dir);
+	if (err < 0)
+		return err;
+	if (!inode_is_dir(dir)) {
+		inode_put(dir);
+		return fail(-ENOTDIR, "inode %u is no directory", ino);
+	}
+	*ret_dir = dir;
+	return 0;
+}
+
+int namei_find_locked(struct inode *dir, const char *name, size_t len, struct inode **ret_ip)
+{
+	uint32_t ino;
+	int err;
+
+	if (atomic_load(&dir->flags) & INODE_UNLINKED)
+		return fail(-ENOENT, "directory %u is removed", dir->ino);
+	err = dir_find_locked(dir, name, len, &ino);
+	if (err < 0)
+		return err;
+	err = check_entry(dir, ino);
+	if (err < 0)
+		return err;
+	err = inode_get(dir->fs, ino, ret_ip);
+	if (err == -ESTALE)
+		return corrupt("directory %u has an entry for inode %u, which is not in use",
+			       dir->ino, ino);
+	return err;
 }
 
 static int find_in(struct inode *dir, const char *name, size_t len, uint32_t *ret_ino)
@@ -62,7 +112,7 @@ int namei_lookup(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t
 	struct inode *dir INODE_SCOPE = NULL;
 	int err;
 
-	err = check_name(name, name_len);
+	err = namei_check_name(name, name_len);
 	if (err < 0)
 		return err;
 	err = inode_get(fs, dir_ino, &dir);
@@ -122,7 +172,7 @@ static int walk_step(struct uext4_fs *fs, struct walk *walk, uint32_t flags, uin
 	uint32_t next;
 	int err;
 
-	err = check_name(name, len);
+	err = namei_check_name(name, len);
 	if (err < 0)
 		return err;
 	err = inode_get(fs, ino, &dir);

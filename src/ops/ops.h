@@ -24,6 +24,11 @@ int namei_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uin
 
 /* The target of symlink @ip into engine memory: -ERANGE, -EINVAL as uext4_readlink(). */
 int symlink_read(struct inode *ip, void *buf, size_t size, size_t *ret_len) MUST_CHECK;
+/*
+ * The target of a symlink that is being made: shorter than a block.  Lock exclusive;
+ * dir_init_credits().
+ */
+int symlink_init(struct handle *h, struct inode *ip, const void *target, size_t len) MUST_CHECK;
 
 int file_read(struct inode *ip, void *user, size_t len, uint64_t offset, size_t *ret_read)
 	MUST_CHECK;

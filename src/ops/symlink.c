@@ -5,6 +5,7 @@
  * A target is as long as the size says, without NUL; a size that no place has room for, or a NUL
  * inside, is damage.
  */
+#include "fs/xattr.h"
 #include "ops/ops.h"
 
 #include "base/diag.h"
@@ -75,4 +76,69 @@ int symlink_read(struct inode *ip, void *buf, size_t size, size_t *ret_len)
 		return corrupt("symlink %u: NUL inside of the target", ip->ino);
 	*ret_len = (size_t)len;
 	return 0;
+}
+
+/* ---- making one ------------------------------------------------------------------------------ */
+
+static void set_size(struct inode *ip, size_t len)
+{
+	rwlock_write(&ip->xattr_lock);
+	ip->size = len;
+	rwlock_write_unlock(&ip->xattr_lock);
+	inode_set_disk_size(ip, len);
+}
+
+static int init_fast(struct handle *h, struct inode *ip, const void *target, size_t len)
+{
+	rwlock_write(&ip->xattr_lock);
+	mutex_lock(&ip->raw_lock);
+	memcpy(ip->raw->i_block, target, len);
+	mutex_unlock(&ip->raw_lock);
+	ip->state = INODE_FAST;
+	rwlock_write_unlock(&ip->xattr_lock);
+	set_size(ip, len);
+	return inode_store(h, ip);
+}
+
+/* -ENOSPC: it does not fit inside. */
+static int init_inline(struct handle *h, struct inode *ip, const void *target, size_t len)
+{
+	int err;
+
+	rwlock_write(&ip->xattr_lock);
+	err = inline_make_room(h, ip, (uint32_t)len);
+	if (err == 0)
+		err = inline_store(h, ip, target, (uint32_t)len);
+	if (err == 0)
+		ip->size = len;
+	rwlock_write_unlock(&ip->xattr_lock);
+	return err;
+}
+
+static int init_block(struct handle *h, struct inode *ip, const void *target, size_t len)
+{
+	struct buf *block BUF_SCOPE = NULL;
+	int err;
+
+	map_init(ip);
+	err = map_add_buf(h, ip, 0, &target_ops, &block);
+	if (err < 0)
+		return err;
+	memcpy(block->data, target, len);
+	handle_dirty(h, block);
+	set_size(ip, len);
+	return inode_store(h, ip);
+}
+
+int symlink_init(struct handle *h, struct inode *ip, const void *target, size_t len)
+{
+	int err = -ENOSPC;
+
+	assert(inode_is_lnk(ip) && ip->state == INODE_EMPTY);
+	assert(len > 0 && len < ip->fs->geom.block_size);
+	if (len < sizeof(ip->raw->i_block))
+		return init_fast(h, ip, target, len);
+	if (inline_is_possible(ip->fs))
+		err = init_inline(h, ip, target, len);
+	return err == -ENOSPC ? init_block(h, ip, target, len) : err;
 }
