@@ -241,6 +241,26 @@ static int run(struct check *ck)
 	return err;
 }
 
+/* Who does not know all features cannot say that all is well. */
+static int check_features(const struct geom *g)
+{
+	const uint32_t unknown[] = { g->compat, 0, g->ro_compat & ~GEOM_RO_COMPAT_KNOWN };
+
+	for (unsigned set = 0; set < ARRAY_SIZE(unknown); set++) {
+		for (unsigned bit = 0; bit < 32; bit++) {
+			const char *name = feature_name(set, bit);
+
+			if (!(unknown[set] & 1u << bit) || (set == 0 && name))
+				continue;
+			return fail(-EOPNOTSUPP,
+				    "feature %s (%scompat, bit %u) is not known: what "
+				    "it means is not checked",
+				    name ? name : "without a name", set == 2 ? "ro_" : "", bit);
+		}
+	}
+	return 0;
+}
+
 int check_run(struct uext4_fs *fs, const struct uext4_check_options *options,
 	      struct uext4_check_result *ret_result)
 {
@@ -252,6 +272,9 @@ int check_run(struct uext4_fs *fs, const struct uext4_check_options *options,
 	if (fs->fc)
 		return fail(-EOPNOTSUPP, "the image has fast commits that are not replayed: what "
 					 "they changed is not checked; replay it first");
+	err = check_features(&fs->geom);
+	if (err < 0)
+		return err;
 	xarray_init(&ck.shared);
 	xarray_init(&ck.xattr_index);
 	xarray_init(&ck.ea_index);

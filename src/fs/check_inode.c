@@ -14,7 +14,6 @@
 #include <inttypes.h>
 
 #define LARGE_FILE_BYTES (1ull << 31)
-#define SLOW_SYMLINK_BLOCKS 1u
 
 /* One inode while it is looked at. */
 struct view {
@@ -31,6 +30,7 @@ struct view {
 	/* found by walking its map */
 	uint64_t clusters;     /* of data and map */
 	uint64_t last_cluster; /* of data, plus 1 */
+	lblk_t last_logical;   /* and where in the file it is, in clusters */
 	lblk_t written_end;    /* behind the last written block */
 	lblk_t mapped_end;     /* behind the last one */
 	uint64_t mapped;       /* blocks */
@@ -96,8 +96,6 @@ static void check_flags(struct view *v)
 			      v->ino);
 	if ((v->flags & EXT4_IMAGIC_FL) && !geom_has_compat(g, EXT4_FEATURE_COMPAT_IMAGIC_INODES))
 		check_problem(v->ck, "inode %u: the flag imagic without the feature", v->ino);
-	if (v->flags & (EXT4_COMPRBLK_FL | EXT4_DIRTY_FL))
-		check_problem(v->ck, "inode %u: compressed blocks, which nobody can read", v->ino);
 	if ((v->flags & EXT4_VERITY_FL) && !geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_VERITY))
 		check_problem(v->ck, "inode %u: the flag verity without the feature", v->ino);
 	if (v->flags & (EXT4_ENCRYPT_FL | EXT4_CASEFOLD_FL))
@@ -170,7 +168,8 @@ static int claim_data(struct view *v, const struct map_ext *ext)
 			      v->ino, ext->logical, ext->physical);
 		v->damaged = true;
 	}
-	if (first + 1 == v->last_cluster) {
+	if (first + 1 == v->last_cluster &&
+	    ext->logical >> g->cluster_ratio_bits == v->last_logical) {
 		blk_t behind = (first + 1) << g->cluster_ratio_bits;
 
 		if (first == last)
@@ -181,6 +180,7 @@ static int claim_data(struct view *v, const struct map_ext *ext)
 	}
 	v->clusters += last - first + 1;
 	v->last_cluster = last + 1;
+	v->last_logical = (ext->logical + ext->count - 1) >> g->cluster_ratio_bits;
 	return check_claim(v->ck, start, count, may_share, &shared);
 }
 
@@ -230,10 +230,23 @@ static int walk_map(struct view *v)
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
+/* How far three levels of pointers reach. */
+static uint64_t block_map_bytes(const struct geom *g)
+{
+	uint64_t pointers = g->block_size / 4;
+	uint64_t blocks = EXT4_NDIR_BLOCKS + pointers * (1 + pointers * (1 + pointers));
+
+	return min_u64(blocks, UINT32_MAX) << g->block_bits;
+}
+
 static void check_regular(struct view *v)
 {
 	const struct geom *g = v->ck->g;
 	uint64_t end = (uint64_t)v->written_end << g->block_bits;
+
+	if (!(v->flags & (EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL)) && v->size > block_map_bytes(g))
+		check_problem(v->ck, "inode %u: size is %" PRIu64 ", its map reaches to %" PRIu64,
+			      v->ino, v->size, block_map_bytes(g));
 
 	if (v->size >= LARGE_FILE_BYTES)
 		v->ck->large_files++;
@@ -274,8 +287,7 @@ static void check_symlink(struct view *v)
 	if (v->flags & EXT4_INLINE_DATA_FL)
 		return;
 	if (v->size >= EXT4_I_BLOCK_BYTES) {
-		if (!v->damaged &&
-		    (v->mapped != SLOW_SYMLINK_BLOCKS || v->mapped_end != 1 || v->unwritten > 0))
+		if (!v->damaged && (v->mapped != 1 || v->mapped_end != 1 || v->unwritten > 0))
 			check_problem(ck,
 				      "inode %u: symlink of %" PRIu64 " bytes in %" PRIu64
 				      " blocks",
@@ -322,7 +334,11 @@ static void check_by_type(struct view *v)
 			check_directory(v);
 		break;
 	case 0120000: check_symlink(v); break;
-	case 0: break;
+	case 0:
+		if (v->size != 0 || le32_get(v->raw->i_size_high) != 0)
+			check_problem(v->ck, "inode %u: %" PRIu64 " bytes of nothing", v->ino,
+				      u64_from_lo_hi(v->raw->i_size_lo, v->raw->i_size_high));
+		break;
 	default: check_special(v);
 	}
 }
@@ -369,6 +385,13 @@ static bool is_resize(const struct check *ck, uint32_t ino)
 	return ino == EXT4_RESIZE_INO && geom_has_compat(ck->g, EXT4_FEATURE_COMPAT_RESIZE_INODE);
 }
 
+/* A file that the superblock says is there. */
+static bool is_needed(const struct check *ck, uint32_t ino)
+{
+	return is_quota_file(ck, ino) || is_orphan_file(ck, ino) || is_journal(ck, ino) ||
+	       is_resize(ck, ino);
+}
+
 static bool is_reserved(const struct check *ck, uint32_t ino)
 {
 	return ino < ck->g->first_ino && ino != EXT4_ROOT_INO;
@@ -376,16 +399,14 @@ static bool is_reserved(const struct check *ck, uint32_t ino)
 
 static bool is_system(const struct check *ck, uint32_t ino)
 {
-	return is_reserved(ck, ino) || is_quota_file(ck, ino) || is_orphan_file(ck, ino) ||
-	       is_journal(ck, ino);
+	return is_reserved(ck, ino) || is_needed(ck, ino);
 }
 
 /* Reserved inodes that nobody needs are zero; those that are needed are regular files. */
 static void check_system(struct view *v)
 {
 	struct check *ck = v->ck;
-	bool needed = is_quota_file(ck, v->ino) || is_orphan_file(ck, v->ino) ||
-		      is_journal(ck, v->ino) || is_resize(ck, v->ino);
+	bool needed = is_needed(ck, v->ino);
 
 	if (needed && (v->type != 0100000 || le16_get(v->raw->i_links_count) != 1))
 		check_problem(ck, "inode %u: a file of the file system's own, mode %06o, %u links",
@@ -594,6 +615,14 @@ static bool is_zero(const void *data, size_t bytes)
 	return p[0] == 0 && memcmp(p, p + 1, bytes - 1) == 0;
 }
 
+static bool has_contents(const struct ext4_inode *raw)
+{
+	return le16_get(raw->i_mode) != 0 || le32_get(raw->i_blocks_lo) != 0 ||
+	       le16_get(raw->l_i_blocks_high) != 0 || le32_get(raw->i_size_lo) != 0 ||
+	       le32_get(raw->i_size_high) != 0 || le32_get(raw->i_dtime) != 0 ||
+	       le32_get(raw->i_file_acl_lo) != 0 || !is_zero(raw->i_block, sizeof(raw->i_block));
+}
+
 static bool is_orphan(struct check *ck, uint32_t ino)
 {
 	const struct check_ino *entry = check_ino(ck, ino);
@@ -601,21 +630,50 @@ static bool is_orphan(struct check *ck, uint32_t ino)
 	return entry && (entry->state & CHECK_INO_ORPHAN);
 }
 
+/* verify_inode() lets inodes pass that are not in use, but they have checksums all the same. */
+static void check_unused_checksum(struct check *ck, uint32_t ino, const struct ext4_inode *raw)
+{
+	const struct geom *g = ck->g;
+	bool is_large = g->inode_size > EXT4_GOOD_OLD_INODE_SIZE;
+	uint32_t extra = is_large ? le16_get(raw->i_extra_isize) : 0, found;
+
+	if (!geom_has_csum(g) || extra > g->inode_size - EXT4_GOOD_OLD_INODE_SIZE)
+		return;
+	found = le16_get(raw->l_i_checksum_lo);
+	if (is_large && EXT4_INODE_HAS(i_checksum_hi, extra))
+		found |= (uint32_t)le16_get(raw->i_checksum_hi) << 16;
+	if (found != verify_inode_checksum(g, ino, raw))
+		check_problem(ck, "inode %u: checksum is %08x, should be %08x", ino, found,
+			      verify_inode_checksum(g, ino, raw));
+}
+
+/* No time, but the number of the next orphan: if the clock of that machine was not that early. */
+static bool dtime_is_link(const struct check *ck, const struct ext4_inode *raw)
+{
+	return le32_get(raw->i_dtime) <= ck->g->inodes &&
+	       le32_get(ck->fs->super.s_mkfs_time) > ck->g->inodes &&
+	       le32_get(ck->fs->super.s_wtime) > ck->g->inodes;
+}
+
 static int check_one(struct check *ck, uint32_t ino, const struct ext4_inode *raw)
 {
 	bool orphan = is_orphan(ck, ino);
 
-	if (le16_get(raw->i_links_count) != 0 || orphan)
+	if (le16_get(raw->i_links_count) != 0 || orphan || is_needed(ck, ino))
 		return check_used(ck, ino, raw, orphan);
 	if (is_zero(raw, ck->g->inode_size))
-		return is_system(ck, ino) && !is_reserved(ck, ino)
-			       ? check_used(ck, ino, raw, orphan)
-			       : 0;
-	/* Reserved ones are used without links, once they have blocks. */
-	if (is_system(ck, ino) && (le16_get(raw->i_mode) != 0 || le32_get(raw->i_blocks_lo) != 0))
+		return 0;
+	/* Reserved ones are used without links, once they have something. */
+	if (is_system(ck, ino) && has_contents(raw)) {
+		if (le16_get(raw->i_mode) == 0)
+			check_unused_checksum(ck, ino, raw);
 		return check_used(ck, ino, raw, orphan);
+	}
+	check_unused_checksum(ck, ino, raw);
 	if (le16_get(raw->i_mode) != 0 && le32_get(raw->i_dtime) == 0)
 		check_problem(ck, "inode %u: deleted, but without a time of deletion", ino);
+	else if (le16_get(raw->i_mode) != 0 && dtime_is_link(ck, raw))
+		check_problem(ck, "inode %u: it was on the orphan list, and is lost", ino);
 	return 0;
 }
 

@@ -235,9 +235,10 @@ static void check_count(struct check *ck, uint32_t ino, const struct check_ino *
 		check_problem(ck, "inode %u: in use, but it has no name", ino);
 		return;
 	}
-	/* A directory with more links than can be counted has 1, and keeps it. */
+	/* An indexed directory with more links than can be counted has 1, and keeps it. */
 	if (is_dir && entry->links == 1 &&
-	    geom_has_ro_compat(ck->g, EXT4_FEATURE_RO_COMPAT_DIR_NLINK))
+	    geom_has_ro_compat(ck->g, EXT4_FEATURE_RO_COMPAT_DIR_NLINK) &&
+	    (wanted > LINKS_MAX || check_dir_find(ck, ino)->indexed))
 		return;
 	if (entry->links != wanted)
 		check_problem(ck, "inode %u: link count is %u, %u entr%s here", ino, entry->links,

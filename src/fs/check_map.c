@@ -25,7 +25,7 @@ bool check_has_map(const struct geom *g, const struct ext4_inode *raw)
 	case 0100000:
 	case 0040000: return true;
 	case 0120000: return check_size(g, raw) >= EXT4_I_BLOCK_BYTES;
-	case 0: return le32_get(raw->i_blocks_lo) != 0; /* reserved inodes may have no mode */
+	case 0: return true; /* reserved inodes may have blocks without a mode */
 	default: return false;
 	}
 }

@@ -83,9 +83,11 @@ struct check_xattr_block {
 
 struct check_ea_inode {
 	uint32_t ino;
-	uint32_t hash;
+	uint32_t hash, found_hash; /* as it says, and of its contents */
 	uint64_t refcount;
 	uint64_t seen;
+	bool read;   /* found_hash is known */
+	bool lustre; /* it has neither hash nor count */
 };
 
 struct check {

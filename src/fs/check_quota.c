@@ -132,7 +132,8 @@ struct quota_file {
 	struct map_ext *exts;
 	size_t exts_count, exts_room;
 	uint32_t blocks;   /* of QUOTA_BLOCK_BYTES */
-	uint64_t *entered; /* a bit a block: a node of the tree (Q1) */
+	uint64_t *entered; /* a bit a block: it was seen (Q1) */
+	uint32_t free_blk; /* head of the list of free blocks */
 	uint32_t data_blk; /* what data[] holds; 0: nothing */
 	uint8_t data[QUOTA_BLOCK_BYTES];
 };
@@ -178,6 +179,16 @@ static bool file_read(struct quota_file *f, uint32_t blk, uint8_t *to)
 	return check_good(f->ck, dev_read(f->ck->fs->dev, place, to, QUOTA_BLOCK_BYTES));
 }
 
+/* Marks the block, which lies inside of the file. */
+static bool was_seen(struct quota_file *f, uint32_t blk)
+{
+	uint64_t bit = 1ull << blk % 64;
+	bool seen = f->entered[blk / 64] & bit;
+
+	f->entered[blk / 64] |= bit;
+	return seen;
+}
+
 static bool check_header(struct quota_file *f)
 {
 	struct {
@@ -206,6 +217,7 @@ static bool check_header(struct quota_file *f)
 			      le32_get(start.info.dqi_free_entry), f->blocks);
 		return false;
 	}
+	f->free_blk = le32_get(start.info.dqi_free_blk);
 	return true;
 }
 
@@ -232,23 +244,49 @@ static int compare_record(struct quota_file *f, const struct v2r1_disk_dqblk *re
 	return 0;
 }
 
+static bool record_is_used(const struct v2r1_disk_dqblk *record)
+{
+	static const struct v2r1_disk_dqblk unused;
+
+	return memcmp(record, &unused, sizeof(unused)) != 0;
+}
+
+/* The block of records @blk into f->data.  Several ids may lead to it. */
+static bool read_records(struct quota_file *f, uint32_t blk)
+{
+	struct qt_disk_dqdbheader head;
+	struct v2r1_disk_dqblk record;
+	uint32_t used = 0;
+
+	f->data_blk = 0;
+	if (!file_read(f, blk, f->data))
+		return false;
+	f->data_blk = blk;
+	if (was_seen(f, blk))
+		return true;
+	memcpy(&head, f->data, sizeof(head));
+	for (unsigned i = 0; i < QUOTA_RECORDS_PER_BLOCK; i++) {
+		memcpy(&record, f->data + sizeof(head) + i * sizeof(record), sizeof(record));
+		used += record_is_used(&record);
+	}
+	if (used != le16_get(head.dqdh_entries))
+		check_problem(f->ck, "%s quota: block %u has %u records, it says %u",
+			      type_names[f->type], blk, used, le16_get(head.dqdh_entries));
+	return true;
+}
+
 /* The record of @id in the block the tree leads to. */
 static int check_record(struct quota_file *f, uint32_t id, uint32_t blk)
 {
 	const uint8_t *at = f->data + sizeof(struct qt_disk_dqdbheader);
 
-	if (f->data_blk != blk) {
-		f->data_blk = 0;
-		if (!file_read(f, blk, f->data))
-			return 0;
-		f->data_blk = blk;
-	}
+	if (f->data_blk != blk && !read_records(f, blk))
+		return 0;
 	for (unsigned i = 0; i < QUOTA_RECORDS_PER_BLOCK; i++) {
-		static const struct v2r1_disk_dqblk unused;
 		struct v2r1_disk_dqblk record;
 
 		memcpy(&record, at + i * sizeof(record), sizeof(record));
-		if (le32_get(record.dqb_id) == id && memcmp(&record, &unused, sizeof(record)) != 0)
+		if (le32_get(record.dqb_id) == id && record_is_used(&record))
 			return compare_record(f, &record);
 	}
 	check_problem(f->ck, "%s quota: block %u holds no record of %u", type_names[f->type], blk,
@@ -263,16 +301,13 @@ struct node {
 
 static bool enter(struct quota_file *f, uint32_t blk, struct node *node)
 {
-	if (blk < f->blocks && (f->entered[blk / 64] >> blk % 64 & 1)) {
-		check_problem(f->ck, "%s quota: block %u is led to twice", type_names[f->type],
-			      blk);
-		return false;
-	}
 	node->next = 0;
 	if (!file_read(f, blk, node->refs))
 		return false;
-	f->entered[blk / 64] |= 1ull << blk % 64;
-	return true;
+	if (!was_seen(f, blk))
+		return true;
+	check_problem(f->ck, "%s quota: block %u is led to twice", type_names[f->type], blk);
+	return false;
 }
 
 static int walk_tree(struct quota_file *f)
@@ -306,6 +341,26 @@ static int walk_tree(struct quota_file *f)
 			depth += enter(f, le32_get(ref), node + 1);
 		if (err < 0)
 			return err;
+	}
+}
+
+/* Free blocks are nobody's: a new record would be put there. */
+static void walk_free(struct quota_file *f)
+{
+	uint32_t blk = f->free_blk;
+
+	while (blk != 0) {
+		struct qt_disk_dqdbheader head;
+
+		if (!file_read(f, blk, f->data))
+			return;
+		if (was_seen(f, blk)) {
+			check_problem(f->ck, "%s quota: block %u is free and in use",
+				      type_names[f->type], blk);
+			return;
+		}
+		memcpy(&head, f->data, sizeof(head));
+		blk = le32_get(head.dqdh_next_free);
 	}
 }
 
@@ -355,8 +410,10 @@ static int check_file(struct check *ck, unsigned type)
 		f.entered = mem_calloc(div_round_up(f.blocks, 64), sizeof(*f.entered));
 		err = f.entered ? 0 : -ENOMEM;
 	}
-	if (err == 0 && f.blocks > 0 && check_header(&f))
+	if (err == 0 && f.blocks > 0 && check_header(&f)) {
 		err = walk_tree(&f);
+		walk_free(&f);
+	}
 	for (size_t i = 0; err == 0 && i < u->count; i++) {
 		if (!u->usage[i].told && (u->usage[i].bytes != 0 || u->usage[i].inodes != 0))
 			check_problem(ck,

@@ -33,6 +33,12 @@ static void super_fields(struct check *ck)
 	if (le32_get(sb->s_first_data_block) != (g->block_size == 1024 && g->cluster_ratio == 1))
 		check_problem(ck, "superblock: the first data block is %u",
 			      le32_get(sb->s_first_data_block));
+	if (le32_get(sb->s_rev_level) > EXT4_DYNAMIC_REV)
+		check_problem(ck, "superblock: revision %u", le32_get(sb->s_rev_level));
+	if (!geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_BIGALLOC) &&
+	    le32_get(sb->s_clusters_per_group) != g->blocks_per_group)
+		check_problem(ck, "superblock: %u clusters, but %u blocks per group, no bigalloc",
+			      le32_get(sb->s_clusters_per_group), g->blocks_per_group);
 	if (sb->s_log_groups_per_flex > 31)
 		check_problem(ck, "superblock: s_log_groups_per_flex is %u",
 			      sb->s_log_groups_per_flex);
@@ -53,6 +59,7 @@ static void super_fields(struct check *ck)
 static void super_journal(struct check *ck)
 {
 	const struct ext4_super_block *sb = &ck->fs->super;
+	static const uint8_t no_uuid[sizeof(sb->s_journal_uuid)];
 	bool has = geom_has_compat(ck->g, EXT4_FEATURE_COMPAT_HAS_JOURNAL);
 	uint32_t inum = le32_get(sb->s_journal_inum), dev = le32_get(sb->s_journal_dev);
 
@@ -63,6 +70,9 @@ static void super_journal(struct check *ck)
 		check_problem(ck, "superblock: needs_recovery without has_journal");
 	if (has && inum == 0 && dev == 0)
 		check_problem(ck, "superblock: has_journal, but it says nowhere where it is");
+	if (inum != 0 && memcmp(sb->s_journal_uuid, no_uuid, sizeof(no_uuid)) != 0)
+		check_problem(ck, "superblock: a journal in inode %u, and the name of another",
+			      inum);
 	if (inum != 0 && dev != 0)
 		check_problem(ck, "superblock: a journal both in inode %u and on device %u", inum,
 			      dev);

@@ -128,8 +128,10 @@ static int check_value_inode(const struct row *row, const struct ext4_xattr_entr
 		row_problem(row, e, "its value is not where it says");
 		return 0;
 	}
-	if (is_of_lustre(row, raw))
+	if (is_of_lustre(row, raw)) {
+		ea->lustre = true;
 		return 0;
+	}
 	value_hash = le32_get(raw->i_atime);
 	if (le32_get(e->e_hash) != hash_add(entry_hash(e, false), value_hash) &&
 	    le32_get(e->e_hash) != hash_add(entry_hash(e, true), value_hash))
@@ -200,11 +202,12 @@ int check_ea_inode(struct check *ck, uint32_t ino, const struct ext4_inode *raw)
 	err = check_map_walk(&m);
 	if (err < 0 || sum.unread || m.damaged)
 		return err;
-	if (sum.hole || sum.left > 0)
+	if (sum.hole || sum.left > 0) {
 		check_problem(ck, "inode %u: the value of an attribute with a hole", ino);
-	else if (sum.crc != ea->hash && le32_get(raw->i_mtime) == 0)
-		check_problem(ck, "inode %u: the value of an attribute has hash %08x, not %08x",
-			      ino, sum.crc, ea->hash);
+		return 0;
+	}
+	ea->read = true;
+	ea->found_hash = sum.crc;
 	return 0;
 }
 
@@ -309,6 +312,8 @@ static int check_row(const struct row *row, struct check_weight *weight)
 	{
 		const struct ext4_xattr_entry *e = entry_at(at);
 
+		if (e->e_name_index == 0)
+			row_problem(row, e, "there is no such kind");
 		if (le32_get(e->e_value_inum) != 0) {
 			err = check_value_inode(row, e);
 			if (err < 0)
@@ -317,6 +322,8 @@ static int check_row(const struct row *row, struct check_weight *weight)
 			weight->ea_inodes++;
 			continue;
 		}
+		if (le16_get(e->e_value_offs) > (size_t)(row->end - row->base))
+			row_problem(row, e, "its empty value lies outside");
 		if (le32_get(e->e_value_size) > 0 && !value_is_alone(units, e))
 			row_problem(row, e, "its value overlaps another's");
 		if (!hash_fits(row, e))
@@ -468,8 +475,12 @@ int check_xattr_counts(struct check *ck)
 		const struct check_ino *entry = check_ino(ck, ea->ino);
 
 		/* One that is not in use was said with the attribute that names it. */
-		if (!entry || !(entry->state & CHECK_INO_EA))
+		if (!entry || !(entry->state & CHECK_INO_EA) || ea->lustre)
 			continue;
+		if (ea->read && ea->found_hash != ea->hash)
+			check_problem(ck,
+				      "inode %u: the value of an attribute has hash %08x, not %08x",
+				      ea->ino, ea->found_hash, ea->hash);
 		if (ea->refcount != ea->seen)
 			check_problem(ck,
 				      "inode %u: %" PRIu64 " attributes have their value in it, "
