@@ -16,9 +16,9 @@
 
 int zones_add(struct zone_list *list, blk_t start, uint64_t count)
 {
-	struct zone *last = &list->zones[list->count - 1], *zones;
+	struct zone *last = list->count > 0 ? &list->zones[list->count - 1] : NULL, *zones;
 
-	if (list->count > 0 && last->start + last->count == start) {
+	if (last && last->start + last->count == start) {
 		last->count += count;
 		return 0;
 	}
