@@ -128,6 +128,11 @@ static struct acl *acl_alloc(size_t count)
 	return acl;
 }
 
+static bool names_nobody(const struct acl_entry *e)
+{
+	return (e->tag == ACL_USER || e->tag == ACL_GROUP) && e->id == ACL_UNDEFINED_ID;
+}
+
 /* *ret_acl: NULL for one without entries, which is none. */
 static int acl_parse(const void *value, size_t size, struct acl **ret_acl)
 {
@@ -157,6 +162,11 @@ static int acl_parse(const void *value, size_t size, struct acl **ret_acl)
 		       sizeof(entry));
 		acl->entries[i] = (struct acl_entry){ le16_get(entry.e_tag), le16_get(entry.e_perm),
 						      le32_get(entry.e_id) };
+		if (entry_bytes(le16_get(entry.e_tag)) == 0 || names_nobody(&acl->entries[i])) {
+			mem_free(acl);
+			return fail(-EINVAL, "ACL: an entry of tag %#x for %#x",
+				    le16_get(entry.e_tag), le32_get(entry.e_id));
+		}
 	}
 	*ret_acl = acl;
 	return 0;
@@ -186,7 +196,7 @@ static bool acl_is_valid(const struct acl *acl)
 			break;
 		case ACL_USER:
 		case ACL_GROUP:
-			if (expected != e->tag || e->id == ACL_UNDEFINED_ID)
+			if (expected != e->tag)
 				return false;
 			needs_mask = true;
 			break;

@@ -255,6 +255,11 @@ static int write_run(struct inode *ea, lblk_t logical, const uint8_t *data, uint
 	return 0;
 }
 
+bool ea_commit_for_space(struct uext4_fs *fs)
+{
+	return balloc_commit_helps(fs) && txn_log_commit(fs->log, txn_log_running(fs->log)) == 0;
+}
+
 static int fill(struct inode *ea, const uint8_t *data, uint32_t size)
 {
 	struct uext4_fs *fs = ea->fs;
@@ -267,7 +272,9 @@ static int fill(struct inode *ea, const uint8_t *data, uint32_t size)
 		struct handle *h;
 		int err;
 
-		err = write_run(ea, logical, data + at, size - at, &run, &count);
+		do
+			err = write_run(ea, logical, data + at, size - at, &run, &count);
+		while (err == -ENOSPC && ea_commit_for_space(fs));
 		if (err < 0)
 			return err;
 		err = handle_start(fs->log, map_credits(ea) + quota_credits(fs), &h);

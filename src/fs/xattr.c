@@ -51,6 +51,14 @@ bool xattr_key_parse(const char *name, struct xattr_key *ret)
 	return false;
 }
 
+bool xattr_is_prefix_alone(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
+		if (!prefixes[i].whole && strcmp(name, prefixes[i].text) == 0)
+			return true;
+	return false;
+}
+
 /* The prefix under which @entry is shown; NULL: it is not. */
 static const struct prefix *entry_prefix(const struct ext4_xattr_entry *entry)
 {

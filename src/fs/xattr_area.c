@@ -296,7 +296,7 @@ int xattr_area_edit(const struct xattr_area *from, const struct xattr_edit *edit
 	}
 	if (!found)
 		err = put_new(&w, edit);
-	if (err == 0 && !edit->remove && edit->inum == 0 && edit->size > 0 &&
+	if (err == 0 && to->is_block && !edit->remove && edit->inum == 0 && edit->size > 0 &&
 	    w.value_at < edit->values_min)
 		err = -ENOSPC;
 	return err;

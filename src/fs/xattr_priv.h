@@ -18,6 +18,11 @@
 #define INLINE_DATA_NAME "data"	     /* of the attribute system.data */
 #define INLINE_DATA_NAME_LEN 4u
 
+static inline bool xattr_has_ea_inode(const struct uext4_fs *fs)
+{
+	return geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_EA_INODE);
+}
+
 /* ---- names: xattr.c -------------------------------------------------------------------------- */
 
 /* An attribute's name as it lies on disk. */
@@ -39,6 +44,8 @@ static inline bool xattr_index_is_acl(uint8_t index)
 }
 /* From the name as getxattr(2) spells it.  False: no attribute can have that name. */
 bool xattr_key_parse(const char *name, struct xattr_key *ret);
+/* "user." and the like, with nothing behind it. */
+bool xattr_is_prefix_alone(const char *name);
 
 /* ---- areas: xattr_area.c --------------------------------------------------------------------- */
 
@@ -90,7 +97,7 @@ struct xattr_edit {
 	uint32_t value_bytes; /* so many, and zeros */
 	uint32_t inum;	      /* the value is in this inode, */
 	uint32_t hash;	      /* which has this hash */
-	/* Values may not come below this place: room for entries whose values are inodes. */
+	/* Values of a block stay behind this place: room for entries whose values are inodes. */
 	uint32_t values_min;
 };
 
@@ -165,6 +172,53 @@ void xattr_share_remove(struct uext4_fs *fs, enum xattr_share_kind kind, uint32_
 void xattr_share_find(struct uext4_fs *fs, enum xattr_share_kind kind, uint32_t hash,
 		      struct xattr_found *ret);
 
+/* ---- the block: xattr_block.c ----------------------------------------------------------------- */
+
+/* Its block, and the values that its entries name, count as an inode's, shared or not. */
+struct xattr_usage {
+	int64_t blocks, inodes;
+};
+int64_t xattr_cluster_blocks(const struct geom *g, uint64_t bytes);
+/* Adds what @area brings with it, @sign times; a block by its being there, empty or not. */
+void xattr_usage_count(const struct geom *g, const struct xattr_area *area, int sign,
+		       struct xattr_usage *u);
+/* As far as it is positive: -EDQUOT; taken back, or given back, by xattr_usage_release(). */
+int xattr_usage_charge(struct handle *h, struct inode *ip, const struct xattr_usage *u) MUST_CHECK;
+void xattr_usage_release(struct handle *h, struct inode *ip, const struct xattr_usage *u);
+
+enum xattr_block_step {
+	XATTR_BLOCK_KEEP,
+	XATTR_BLOCK_DROP,  /* there is none any more */
+	XATTR_BLOCK_EDIT,  /* the inode is its only user */
+	XATTR_BLOCK_SHARE, /* there is one just like it */
+	XATTR_BLOCK_NEW
+};
+
+/* Credits: the blocks before and after, and one that comes or goes. */
+#define XATTR_BLOCK_CREDITS (2 + BALLOC_CREDITS)
+struct xattr_block_move {
+	enum xattr_block_step step;
+	struct buf *old, *target; /* referenced, or NULL; the second for SHARE and NEW */
+	bool old_ends;		  /* nobody uses it any more */
+	uint32_t hash;		  /* of what will be */
+};
+/* These require the lock of sharing and xattr_lock exclusive. */
+/* How move->old comes to be @area. */
+void xattr_block_decide(struct inode *ip, const struct xattr_area *area,
+			struct xattr_block_move *move);
+/* All that can fail of it, behind all else that can: it is not undone. */
+int xattr_block_prepare(struct handle *h, struct inode *ip, struct xattr_block_move *move)
+	MUST_CHECK;
+/* From here on: only abort.  *ret_blk: the block the inode has from now on. */
+void xattr_block_commit(struct handle *h, struct inode *ip, const struct xattr_area *area,
+			const struct xattr_block_move *move, blk_t *ret_blk);
+void xattr_block_set_blk(struct inode *ip, blk_t blk); /* i_file_acl */
+/* Bytes of a block of its own were changed. */
+void xattr_block_seal(struct handle *h, struct inode *ip, struct buf *buf);
+/* Nobody finds it from here on (H1). */
+void xattr_block_hide(struct inode *ip, const struct buf *buf);
+uint32_t xattr_block_refs(const struct buf *buf);
+
 /* ---- values in inodes of their own: ea_inode.c ----------------------------------------------- */
 
 /* Seed of the hashes of such values: that of metadata_csum, but there without it as well. */
@@ -184,6 +238,11 @@ int ea_inode_read(struct inode *ip, struct inode *ea, const struct xattr_key *ke
  */
 int ea_inode_make(struct inode *ip, const void *data, uint32_t size, struct inode **ret_ea)
 	MUST_CHECK;
+/*
+ * Somebody got -ENOSPC: true if it is worth trying again, since a commit has set something free.
+ * No rank from `commit` on.
+ */
+bool ea_commit_for_space(struct uext4_fs *fs) MUST_CHECK;
 /* The hash of its value. */
 uint32_t ea_inode_hash(const struct inode *ea);
 

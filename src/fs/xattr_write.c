@@ -69,11 +69,6 @@ struct xattr_batch {
 	uint8_t *memory;			  /* all of it */
 };
 
-static bool has_ea_inode(const struct uext4_fs *fs)
-{
-	return geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_EA_INODE);
-}
-
 int xattr_batch_create(struct inode *ip, struct xattr_batch **ret)
 {
 	uint32_t body_bytes = ip->fs->geom.inode_size, block_bytes = ip->fs->geom.block_size;
@@ -95,12 +90,18 @@ int xattr_batch_create(struct inode *ip, struct xattr_batch **ret)
 	return 0;
 }
 
+static void put_deltas(struct xattr_batch *b)
+{
+	for (uint32_t i = 0; i < b->deltas_count; i++)
+		inode_put(b->deltas[i].ea);
+	b->deltas_count = 0;
+}
+
 void xattr_batch_destroy(struct xattr_batch *b)
 {
 	if (!b)
 		return;
-	for (uint32_t i = 0; i < b->deltas_count; i++)
-		inode_put(b->deltas[i].ea);
+	put_deltas(b);
 	for (uint32_t i = 0; i < b->count; i++) {
 		inode_put(b->changes[i].ea);
 		inode_put(b->changes[i].old_ea);
@@ -258,7 +259,7 @@ static int work_set(struct work *w, const struct change *c, uint32_t inum, uint3
 	};
 	int err;
 
-	if (has_ea_inode(w->ip->fs))
+	if (xattr_has_ea_inode(w->ip->fs))
 		edit.values_min = (uint32_t)BLOCK_RESERVE_BYTES(block_size);
 	if (inum == 0 && c->wants_ea)
 		return -ENOSPC;
@@ -295,6 +296,15 @@ static bool is_same(const struct xattr_row *row, const struct ext4_xattr_entry *
 		memcmp(row->base + le16_get(entry->e_value_offs), c->value, c->size) == 0);
 }
 
+/*
+ * May @ip have values in inodes of their own?  Not in short symlinks: they would count in i_blocks,
+ * and e2fsck, which tells a short target from a block by i_blocks, would clear it.
+ */
+static bool may_have_values(const struct inode *ip)
+{
+	return xattr_has_ea_inode(ip->fs) && ip->state != INODE_FAST;
+}
+
 /* Looks at what is there of @c; *@w becomes what it will be. */
 static int examine(struct work *w, struct change *c)
 {
@@ -322,10 +332,10 @@ static int examine(struct work *w, struct change *c)
 	if (c->remove)
 		return work_remove(w, c);
 
-	c->wants_ea = has_ea_inode(w->ip->fs) &&
+	c->wants_ea = may_have_values(w->ip) &&
 		      round_up_pow2(c->size, EXT4_XATTR_PAD) > LARGE_VALUE_BYTES(block_size);
 	err = work_set(w, c, 0, 0);
-	if (err == -ENOSPC && has_ea_inode(w->ip->fs) && c->size > 0) {
+	if (err == -ENOSPC && may_have_values(w->ip) && c->size > 0) {
 		c->wants_ea = true;
 		err = work_set(w, c, UINT32_MAX, 0); /* some number: the entry takes its room */
 	}
@@ -498,151 +508,9 @@ static int load_deltas(struct xattr_batch *b)
 	return err;
 }
 
-/* ---- what the inode uses --------------------------------------------------------------------- */
-
-/* Its block, and the values that its entries name, count as the inode's, shared or not. */
-struct usage {
-	int64_t blocks, inodes;
-};
-
-static int64_t cluster_blocks(const struct geom *g, uint64_t bytes)
-{
-	return (int64_t)(div_round_up(bytes, (uint64_t)g->block_size << g->cluster_ratio_bits)
-			 << g->cluster_ratio_bits);
-}
-
-static void count_usage(const struct geom *g, const struct xattr_area *area, int sign,
-			struct usage *u)
-{
-	const struct xattr_row row = xattr_area_row(area);
-
-	if (area->is_block && !xattr_area_is_empty(area))
-		u->blocks += sign * cluster_blocks(g, g->block_size);
-	xattr_row_for_each(entry, &row)
-	{
-		if (le32_get(entry->e_value_inum) == 0)
-			continue;
-		u->blocks += sign * cluster_blocks(g, le32_get(entry->e_value_size));
-		u->inodes += sign;
-	}
-}
-
-/* What is more is charged, before anything is done; *@u is what can be taken back. */
-static int charge(struct handle *h, struct inode *ip, const struct usage *u)
-{
-	int64_t done = 0;
-	int err = 0;
-
-	if (u->blocks > 0)
-		err = quota_charge_blocks(h, ip, u->blocks);
-	if (err < 0)
-		return err;
-	for (; done < u->inodes && err == 0; done += err == 0)
-		err = quota_charge_inode(h, ip);
-	if (err == 0)
-		return 0;
-	for (; done > 0; done--)
-		quota_release_inode(h, ip);
-	if (u->blocks > 0)
-		err = first_error(err, quota_charge_blocks(h, ip, -u->blocks));
-	return err;
-}
-
-static void release(struct handle *h, struct inode *ip, int64_t blocks, int64_t inodes)
-{
-	int err = 0;
-
-	if (blocks > 0)
-		err = quota_charge_blocks(h, ip, -blocks);
-	for (; inodes > 0; inodes--)
-		quota_release_inode(h, ip);
-	if (err < 0)
-		txn_log_abort(ip->fs->log, err);
-}
-
-/* ---- the block ------------------------------------------------------------------------------- */
-
-enum block_step {
-	BLOCK_KEEP,
-	BLOCK_DROP,  /* there is none any more */
-	BLOCK_EDIT,  /* the inode is its only user */
-	BLOCK_SHARE, /* there is one just like it */
-	BLOCK_NEW
-};
-
-struct block_move {
-	enum block_step step;
-	struct buf *old, *target; /* referenced; the second for SHARE and NEW */
-	bool old_ends;		  /* nobody uses it any more */
-	uint32_t hash;		  /* of what will be */
-};
-
-static uint32_t block_refs(const struct buf *buf)
-{
-	uint32_t refs = le32_get(xattr_block_header(buf->data)->h_refcount);
-
-	return refs ? refs : 1;
-}
-
-static uint32_t block_hash(const struct buf *buf)
-{
-	return le32_get(xattr_block_header(buf->data)->h_hash);
-}
-
-/* Block @blk, if it has what @area has and one more can use it.  What fails is no. */
-static struct buf *get_equal_block(struct uext4_fs *fs, blk_t blk, const struct xattr_area *area)
-{
-	struct xattr_area other;
-	struct buf *buf;
-
-	if (buf_read(fs->cache, blk, &xattr_block_ops, 0, &fs->geom, 0, &buf) < 0)
-		return NULL;
-	other = xattr_block_area(&fs->geom, buf->data);
-	if (block_refs(buf) < XATTR_BLOCK_REFS_MAX && xattr_area_equal(area, &other))
-		return buf;
-	buf_put(buf);
-	return NULL;
-}
-
-static struct buf *find_equal_block(const struct xattr_batch *b, const struct work *w,
-				    uint32_t hash, const struct buf *old)
-{
-	struct xattr_found found = { 0 };
-	struct buf *buf = NULL;
-
-	if (hash != 0)
-		xattr_share_find(b->ip->fs, XATTR_SHARE_BLOCK, hash, &found);
-	for (uint32_t i = 0; i < found.count && !buf; i++)
-		if (!old || old->blk != found.id[i])
-			buf = get_equal_block(b->ip->fs, found.id[i], &w->block);
-	return buf;
-}
-
-/* W3.  move->old is set. */
-static void decide_block(const struct xattr_batch *b, const struct work *w, struct block_move *move)
-{
-	bool is_only_user = move->old && block_refs(move->old) == 1;
-
-	if (!w->block_changed) {
-		move->step = BLOCK_KEEP;
-		return;
-	}
-	if (xattr_area_is_empty(&w->block)) {
-		move->step = move->old ? BLOCK_DROP : BLOCK_KEEP;
-	} else {
-		move->hash = xattr_block_hash(&w->block);
-		move->target = find_equal_block(b, w, move->hash, move->old);
-		if (move->target)
-			move->step = BLOCK_SHARE;
-		else
-			move->step = is_only_user ? BLOCK_EDIT : BLOCK_NEW;
-	}
-	move->old_ends = is_only_user && (move->step == BLOCK_DROP || move->step == BLOCK_SHARE);
-}
-
 /* Entries that come to stand somewhere, or stop doing so. */
 static int collect_deltas(struct xattr_batch *b, const struct work *w,
-			  const struct block_move *move)
+			  const struct xattr_block_move *move)
 {
 	const struct xattr_area body = xattr_body_area(b->ip);
 	struct xattr_area old = { 0 };
@@ -653,137 +521,14 @@ static int collect_deltas(struct xattr_batch *b, const struct work *w,
 		old = xattr_block_area(&b->ip->fs->geom, move->old->data);
 	add_deltas(b, &body, -1);
 	add_deltas(b, &w->body, 1);
-	if (move->step == BLOCK_EDIT || move->old_ends)
+	if (move->step == XATTR_BLOCK_EDIT || move->old_ends)
 		add_deltas(b, &old, -1);
-	if (move->step == BLOCK_EDIT || move->step == BLOCK_NEW)
+	if (move->step == XATTR_BLOCK_EDIT || move->step == XATTR_BLOCK_NEW)
 		add_deltas(b, &w->block, 1);
 	return load_deltas(b);
 }
 
-static int free_block(struct handle *h, struct uext4_fs *fs, blk_t blk)
-{
-	const struct geom *g = &fs->geom;
-
-	return balloc_free(h, fs, round_down_pow2(blk, g->cluster_ratio), g->cluster_ratio,
-			   BALLOC_FREE_META);
-}
-
-static int new_block(struct handle *h, struct inode *ip, struct buf **ret_buf)
-{
-	struct uext4_fs *fs = ip->fs;
-	struct buf *buf;
-	blk_t blk;
-	int err, undo;
-
-	err = balloc_alloc_meta(h, fs, ip, 0, 0, &blk);
-	if (err < 0)
-		return err;
-	/* Without the feature 64bit an inode has 32 bits for it. */
-	err = buf_create(fs->cache, blk, &xattr_block_ops, 0, &buf);
-	if (err == 0) {
-		err = handle_get_create(h, buf);
-		if (err < 0)
-			buf_put(buf);
-	}
-	if (err < 0) {
-		undo = free_block(h, fs, blk);
-		if (undo < 0)
-			txn_log_abort(fs->log, undo);
-		return err;
-	}
-	*ret_buf = buf;
-	return 0;
-}
-
-/* All that can fail; undone by block_undo(). */
-static int block_prepare(struct handle *h, struct inode *ip, struct block_move *move)
-{
-	int err = 0;
-
-	if (move->step == BLOCK_KEEP)
-		return 0;
-	if (move->old && !move->old_ends)
-		err = handle_get_write(h, move->old);
-	if (err == 0 && move->step == BLOCK_SHARE)
-		err = handle_get_write(h, move->target);
-	if (err == 0 && move->step == BLOCK_NEW)
-		err = new_block(h, ip, &move->target);
-	if (err == 0 && move->old_ends) {
-		xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(move->old),
-				   move->old->blk);
-		err = free_block(h, ip->fs, move->old->blk);
-	}
-	return err;
-}
-
-static void block_seal(struct handle *h, struct inode *ip, struct buf *buf)
-{
-	seal_xattr_block(&ip->fs->geom, buf->data, buf->blk);
-	handle_dirty(h, buf);
-}
-
-/* The number of users of @buf changes, and so does whether more may come. */
-static void block_set_refs(struct handle *h, struct inode *ip, struct buf *buf, uint32_t refs)
-{
-	xattr_block_header(buf->data)->h_refcount = le32_make(refs);
-	block_seal(h, ip, buf);
-	if (refs >= XATTR_BLOCK_REFS_MAX || block_hash(buf) == 0)
-		xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(buf), buf->blk);
-	else
-		xattr_share_add(ip->fs, XATTR_SHARE_BLOCK, block_hash(buf), buf->blk);
-}
-
-/* @buf becomes what was worked out, with one user. */
-static void block_fill(struct handle *h, const struct work *w, const struct block_move *move,
-		       struct inode *ip, struct buf *buf)
-{
-	struct ext4_xattr_header *header = xattr_block_header(buf->data);
-
-	header->h_magic = le32_make(EXT4_XATTR_MAGIC);
-	header->h_blocks = le32_make(1);
-	header->h_hash = le32_make(move->hash);
-	memcpy(buf->data + w->block.first, w->block.base + w->block.first,
-	       w->block.end - w->block.first);
-	block_set_refs(h, ip, buf, 1);
-}
-
-/* From here on: only abort.  *ret_blk: the block the inode has from now on. */
-static void block_commit(struct handle *h, const struct work *w, struct inode *ip,
-			 const struct block_move *move, blk_t *ret_blk)
-{
-	blk_t blk = move->old ? move->old->blk : 0;
-
-	switch (move->step) {
-	case BLOCK_KEEP: break;
-	case BLOCK_DROP: blk = 0; break;
-	case BLOCK_EDIT:
-		xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(move->old), blk);
-		block_fill(h, w, move, ip, move->old);
-		break;
-	case BLOCK_SHARE:
-		block_set_refs(h, ip, move->target, block_refs(move->target) + 1);
-		blk = move->target->blk;
-		break;
-	case BLOCK_NEW:
-		block_fill(h, w, move, ip, move->target);
-		blk = move->target->blk;
-		break;
-	}
-	if (move->old && !move->old_ends && move->old->blk != blk)
-		block_set_refs(h, ip, move->old, block_refs(move->old) - 1);
-	*ret_blk = blk;
-}
-
 /* ---- applying -------------------------------------------------------------------------------- */
-
-static void set_block_blk(struct inode *ip, blk_t blk)
-{
-	mutex_lock(&ip->raw_lock);
-	ip->raw->i_file_acl_lo = le32_make((uint32_t)blk);
-	if (geom_has_incompat(&ip->fs->geom, EXT4_FEATURE_INCOMPAT_64BIT))
-		ip->raw->l_i_file_acl_high = le16_make((uint16_t)(blk >> 32));
-	mutex_unlock(&ip->raw_lock);
-}
 
 void xattr_body_install(struct inode *ip, const struct xattr_area *area)
 {
@@ -821,8 +566,8 @@ static int prepare_deltas(struct handle *h, struct xattr_batch *b)
 }
 
 /* W2: all that can fail, or nothing. */
-static int apply_prepare(struct handle *h, struct xattr_batch *b, struct block_move *move,
-			 const struct usage *more)
+static int apply_prepare(struct handle *h, struct xattr_batch *b, struct xattr_block_move *move,
+			 const struct xattr_usage *more)
 {
 	struct inode *ip = b->ip;
 	int err;
@@ -831,37 +576,38 @@ static int apply_prepare(struct handle *h, struct xattr_batch *b, struct block_m
 	if (err == 0)
 		err = note_feature(h, ip->fs);
 	if (err == 0)
-		err = charge(h, ip, more);
+		err = xattr_usage_charge(h, ip, more);
 	if (err < 0)
 		return err;
 	err = prepare_deltas(h, b);
 	if (err == 0) {
-		err = block_prepare(h, ip, move);
+		err = xattr_block_prepare(h, ip, move);
 		for (uint32_t i = 0; err < 0 && i < b->deltas_count; i++)
 			ea_delta_undo(h, &b->deltas[i]);
 	}
 	if (err < 0)
-		release(h, ip, more->blocks, more->inodes);
+		xattr_usage_release(h, ip, more);
 	return err;
 }
 
 /* From here on: only abort. */
 static void apply_commit(struct handle *h, struct xattr_batch *b, const struct work *w,
-			 const struct block_move *move, const struct usage *more)
+			 const struct xattr_block_move *move, const struct xattr_usage *more)
 {
+	const struct xattr_usage less = { -more->blocks, -more->inodes };
 	struct inode *ip = b->ip;
 	blk_t blk;
 	int err;
 
-	block_commit(h, w, ip, move, &blk);
+	xattr_block_commit(h, ip, &w->block, move, &blk);
 	for (uint32_t i = 0; i < b->deltas_count; i++)
 		ea_delta_commit(h, &b->deltas[i]);
 	if (w->body_changed)
 		xattr_body_install(ip, &w->body);
 	if (blk != xattr_block_blk(ip))
-		set_block_blk(ip, blk);
+		xattr_block_set_blk(ip, blk);
 	inode_add_blocks(ip, more->blocks);
-	release(h, ip, -more->blocks, -more->inodes);
+	xattr_usage_release(h, ip, &less);
 	if (b->sets_mode)
 		inode_set_mode(ip, b->mode);
 	inode_touch(ip, INODE_CTIME);
@@ -870,13 +616,13 @@ static void apply_commit(struct handle *h, struct xattr_batch *b, const struct w
 		txn_log_abort(ip->fs->log, err);
 }
 
-static int apply_locked(struct handle *h, struct xattr_batch *b, struct block_move *move)
+static int apply_locked(struct handle *h, struct xattr_batch *b, struct xattr_block_move *move)
 	REQUIRES(&b->ip->xattr_lock)
 {
 	const struct geom *g = &b->ip->fs->geom;
-	const struct xattr_area body = xattr_body_area(b->ip);
-	struct xattr_area block = { 0 };
-	struct usage more = { 0 };
+	const struct xattr_area none = { 0 }, body = xattr_body_area(b->ip);
+	struct xattr_area block = none;
+	struct xattr_usage more = { 0 };
 	struct work w;
 	int err;
 
@@ -890,14 +636,17 @@ static int apply_locked(struct handle *h, struct xattr_batch *b, struct block_mo
 		err = work_change(&w, &b->changes[i]);
 	if (err < 0)
 		return err;
-	count_usage(g, &body, -1, &more);
-	count_usage(g, &block, -1, &more);
-	count_usage(g, &w.body, 1, &more);
-	count_usage(g, &w.block, 1, &more);
+	xattr_usage_count(g, &body, -1, &more);
+	xattr_usage_count(g, &block, -1, &more);
 	if (b->shares) {
-		decide_block(b, &w, move);
+		if (w.block_changed)
+			xattr_block_decide(b->ip, &w.block, move);
 		err = collect_deltas(b, &w, move);
 	}
+	xattr_usage_count(g, &w.body, 1, &more);
+	if (w.block_changed)
+		block = xattr_area_is_empty(&w.block) ? none : w.block;
+	xattr_usage_count(g, &block, 1, &more);
 	if (err == 0)
 		err = apply_prepare(h, b, move, &more);
 	if (err == 0)
@@ -907,11 +656,12 @@ static int apply_locked(struct handle *h, struct xattr_batch *b, struct block_mo
 
 int xattr_batch_apply(struct handle *h, struct xattr_batch *b)
 {
-	struct block_move move = { 0 };
+	struct xattr_block_move move = { 0 };
 	int err;
 
 	if (b->credits == 0)
 		return 0;
+	put_deltas(b); /* of an apply before this one, which failed */
 	if (b->shares)
 		xattr_share_lock(b->ip->fs);
 	rwlock_write(&b->ip->xattr_lock);
@@ -924,14 +674,11 @@ int xattr_batch_apply(struct handle *h, struct xattr_batch *b)
 	return err;
 }
 
-int xattr_batch_run(struct xattr_batch *b)
+static int apply_in_handle(struct xattr_batch *b)
 {
 	struct handle *h;
 	int err;
 
-	err = xattr_batch_prepare(b);
-	if (err < 0 || b->credits == 0)
-		return err;
 	err = handle_start(b->ip->fs->log, b->credits, &h);
 	if (err < 0)
 		return err;
@@ -939,12 +686,25 @@ int xattr_batch_run(struct xattr_batch *b)
 	return first_error(err, handle_stop(h));
 }
 
+int xattr_batch_run(struct xattr_batch *b)
+{
+	int err;
+
+	err = xattr_batch_prepare(b);
+	if (err < 0 || b->credits == 0)
+		return err;
+	do
+		err = apply_in_handle(b);
+	while (err == -ENOSPC && ea_commit_for_space(b->ip->fs));
+	return err;
+}
+
 /* ---- setting --------------------------------------------------------------------------------- */
 
 uint32_t xattr_set_credits(const struct inode *ip, size_t size)
 {
-	/* The inode, the superblock, two blocks of attributes, and one that comes or goes. */
-	return INODE_STORE_CREDITS + 1 + 2 + BALLOC_CREDITS + quota_credits(ip->fs);
+	/* The inode, the superblock, and its block. */
+	return INODE_STORE_CREDITS + 1 + XATTR_BLOCK_CREDITS + quota_credits(ip->fs);
 }
 
 int xattr_set_handle(struct handle *h, struct inode *ip, uint8_t index, const char *name,
@@ -978,11 +738,11 @@ static int parse_settable(const char *name, struct xattr_key *ret)
 
 	if (len == 0 || len > XATTR_NAME_BYTES_MAX)
 		return fail(-ERANGE, "a name of %zu bytes", len);
+	if (xattr_is_prefix_alone(name) && strcmp(name, "system.") != 0)
+		return fail(-EINVAL, "attribute %s: the kind alone is no name", name);
 	if (!xattr_key_parse(name, ret) || ret->index == EXT4_XATTR_INDEX_SYSTEM ||
 	    ret->index == EXT4_XATTR_INDEX_RICHACL)
 		return fail(-EOPNOTSUPP, "attribute %s: there is no such kind", name);
-	if (ret->name_len == 0 && !xattr_index_is_acl(ret->index))
-		return fail(-EINVAL, "attribute %s: the kind alone is no name", name);
 	return 0;
 }
 
@@ -1095,206 +855,4 @@ bool xattr_expand(struct inode *ip)
 	mutex_unlock(&ip->raw_lock);
 	rwlock_write_unlock(&ip->xattr_lock);
 	return fits;
-}
-
-/* ---- the end of an inode --------------------------------------------------------------------- */
-
-/* Nothing will ever be read there: what can be freed of the inode is, and the rest is fsck's. */
-static bool is_damage(int err)
-{
-	return err == -EFSCORRUPTED || err == -EFSBADCRC;
-}
-
-/* The first entry of @area whose value is in an inode, or NULL. */
-static struct ext4_xattr_entry *first_with_inode(const struct xattr_area *area)
-{
-	const struct xattr_row row = xattr_area_row(area);
-
-	xattr_row_for_each(entry, &row)
-	{
-		if (le32_get(entry->e_value_inum) != 0)
-			return (struct ext4_xattr_entry *)(void *)(area->base +
-								   ((const uint8_t *)entry -
-								    area->base));
-	}
-	return NULL;
-}
-
-/* @entry has no value any more: whoever goes on after a crash does not take it back twice. */
-static void forget_value(struct handle *h, struct inode *ip, struct buf *block,
-			 struct ext4_xattr_entry *entry)
-{
-	release(h, ip, cluster_blocks(&ip->fs->geom, le32_get(entry->e_value_size)), 1);
-	inode_add_blocks(ip, -cluster_blocks(&ip->fs->geom, le32_get(entry->e_value_size)));
-	mutex_lock(&ip->raw_lock);
-	entry->e_value_inum = le32_make(0);
-	entry->e_value_size = le32_make(0);
-	entry->e_value_offs = le16_make(0);
-	mutex_unlock(&ip->raw_lock);
-	if (block)
-		block_seal(h, ip, block);
-}
-
-/* @ea: what @entry refers to; NULL: it cannot be had. */
-static int drop_value(struct handle *h, struct inode *ip, struct buf *block,
-		      struct ext4_xattr_entry *entry, struct inode *ea)
-{
-	struct ea_delta d = { .ea = ea, .refs = -1 };
-	int err;
-
-	err = xattr_reserve_store(h, ip);
-	if (err == 0 && block)
-		err = handle_get_write(h, block);
-	if (err < 0)
-		return err;
-	if (ea) {
-		err = ea_delta_prepare(h, ip, &d);
-		if (err == 0)
-			ea_delta_commit(h, &d);
-		else if (is_damage(err))
-			(void)fs_error(ip->fs, err, ea->ino, 0);
-		else
-			return err;
-	}
-	forget_value(h, ip, block, entry);
-	return inode_store(h, ip);
-}
-
-enum place { BODY, BLOCK };
-
-/* The entries of the body, or of the block if the inode is its only user, as an area. */
-static int open_place(struct inode *ip, enum place place, struct buf **ret_block,
-		      struct xattr_area *ret)
-{
-	int err;
-
-	*ret_block = NULL;
-	*ret = xattr_body_area(ip);
-	if (place == BODY)
-		return 0;
-	*ret = (struct xattr_area){ 0 };
-	err = xattr_block_read(ip, ret_block);
-	if (is_damage(err))
-		return 0; /* drop_block() says so */
-	if (err < 0 || !*ret_block || block_refs(*ret_block) > 1)
-		return err;
-	/* Nobody finds it from here on (H1). */
-	xattr_share_remove(ip->fs, XATTR_SHARE_BLOCK, block_hash(*ret_block), (*ret_block)->blk);
-	*ret = xattr_block_area(&ip->fs->geom, (*ret_block)->data);
-	return 0;
-}
-
-/* The inode with the value of @entry; NULL: it is damaged. */
-static int get_value(struct inode *ip, const struct ext4_xattr_entry *entry, struct inode **ret_ea)
-{
-	int err;
-
-	*ret_ea = NULL;
-	err = ea_inode_get(ip, le32_get(entry->e_value_inum), le32_get(entry->e_value_size),
-			   ret_ea);
-	if (err == 0)
-		return quota_load(*ret_ea);
-	if (!is_damage(err))
-		return err;
-	(void)fs_error(ip->fs, err, ip->ino, 0);
-	return 0;
-}
-
-/* One entry of @place loses its value; *ret_more: there was one. */
-static int delete_value(struct inode *ip, enum place place, bool *ret_more)
-{
-	const uint32_t credits = EA_DELTA_ORPHAN_CREDITS + INODE_STORE_CREDITS + 1 +
-				 quota_credits(ip->fs);
-	struct buf *block BUF_SCOPE = NULL;
-	struct inode *ea INODE_SCOPE = NULL;
-	struct ext4_xattr_entry *entry;
-	struct xattr_area area;
-	struct handle *h;
-	int err;
-
-	xattr_share_lock(ip->fs);
-	err = open_place(ip, place, &block, &area);
-	xattr_share_unlock(ip->fs);
-	if (err < 0)
-		return err;
-	entry = first_with_inode(&area);
-	*ret_more = entry != NULL;
-	if (!entry)
-		return 0;
-	err = get_value(ip, entry, &ea);
-	if (err == 0)
-		err = handle_start(ip->fs->log, credits, &h);
-	if (err < 0)
-		return err;
-	xattr_share_lock(ip->fs);
-	rwlock_write(&ip->xattr_lock);
-	err = drop_value(h, ip, block, entry, ea);
-	rwlock_write_unlock(&ip->xattr_lock);
-	xattr_share_unlock(ip->fs);
-	return first_error(err, handle_stop(h));
-}
-
-/* The inode's reference to its block. */
-static int drop_block(struct handle *h, struct inode *ip)
-{
-	const struct geom *g = &ip->fs->geom;
-	struct block_move move = { .step = BLOCK_DROP };
-	struct usage used = { 0 };
-	struct xattr_area area;
-	blk_t none;
-	int err;
-
-	err = xattr_block_read(ip, &move.old);
-	if (err < 0 && !is_damage(err))
-		return err;
-	if (err < 0) {
-		/* It stays allocated, for nobody; fsck will know. */
-		(void)fs_error(ip->fs, err, ip->ino, xattr_block_blk(ip));
-		used.blocks = cluster_blocks(g, g->block_size);
-	} else if (move.old) {
-		area = xattr_block_area(g, move.old->data);
-		count_usage(g, &area, 1, &used);
-		used.blocks = (int64_t)max_u64((uint64_t)used.blocks,
-					       (uint64_t)cluster_blocks(g, g->block_size));
-		move.old_ends = block_refs(move.old) == 1;
-	} else {
-		return 0;
-	}
-	err = xattr_reserve_store(h, ip);
-	if (err == 0 && move.old)
-		err = block_prepare(h, ip, &move);
-	if (err == 0) {
-		if (move.old)
-			block_commit(h, NULL, ip, &move, &none);
-		set_block_blk(ip, 0);
-		inode_add_blocks(ip, -used.blocks);
-		release(h, ip, used.blocks, used.inodes);
-		err = inode_store(h, ip);
-	}
-	buf_put(move.old);
-	return err;
-}
-
-int xattr_delete_all(struct inode *ip)
-{
-	struct handle *h;
-	bool more = true;
-	int err = 0;
-
-	/* Each takes a value away from an entry: so this ends. */
-	for (unsigned place = BODY; has_ea_inode(ip->fs) && place <= BLOCK; place++) {
-		for (more = true; err == 0 && more;)
-			err = delete_value(ip, (enum place)place, &more);
-	}
-	if (err < 0 || xattr_block_blk(ip) == 0)
-		return err;
-	err = handle_start(ip->fs->log, xattr_set_credits(ip, 0), &h);
-	if (err < 0)
-		return err;
-	xattr_share_lock(ip->fs);
-	rwlock_write(&ip->xattr_lock);
-	err = drop_block(h, ip);
-	rwlock_write_unlock(&ip->xattr_lock);
-	xattr_share_unlock(ip->fs);
-	return first_error(err, handle_stop(h));
 }
