@@ -161,7 +161,8 @@ def fuse_mounted(uext4, image, directory, options="ro"):
     try:
         yield directory
     finally:
-        run("fusermount3", "-u", directory)
+        if os.path.ismount(directory):
+            run("fusermount3", "-u", directory)
         done(entry)
 
 
