@@ -279,6 +279,11 @@ static int host_file_next(struct source *s, uint64_t offset, uint64_t size, stru
 
 	if (offset >= size)
 		return 0;
+	/* As many blocks as bytes: nothing to look for. */
+	if (s->entry.st.blocks * 512 >= size) {
+		*ret = (struct data_range){ offset, size };
+		return 1;
+	}
 	data = lseek(s->fd, (off_t)offset, SEEK_DATA);
 	if (data < 0 && errno == ENXIO)
 		return 0;

@@ -86,14 +86,23 @@ void slot_below(struct slot *slot, struct image *image, uint32_t dir, const char
 	slot->name = strrchr(slot->path, '/') + 1;
 }
 
+/* Asked once: they do not change, and a copy makes many files. */
 struct uext4_new new_file(uint32_t mode)
 {
-	mode_t mask = umask(0);
+	static struct uext4_new self;
+	static bool known;
+	struct uext4_new new;
 
-	umask(mask);
-	return (struct uext4_new){
-		.mode = mode, .umask = mask, .uid = geteuid(), .gid = getegid()
-	};
+	if (!known) {
+		self.umask = umask(0);
+		umask(self.umask);
+		self.uid = geteuid();
+		self.gid = getegid();
+		known = true;
+	}
+	new = self;
+	new.mode = mode;
+	return new;
 }
 
 void for_each(struct target *target, bool recursive, each_fn fn, void *arg)

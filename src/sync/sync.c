@@ -385,12 +385,31 @@ void clock_real(int64_t *ret_sec, uint32_t *ret_nsec)
 	*ret_nsec = (uint32_t)now.tv_nsec;
 }
 
-uint64_t random_u64(void)
+/*
+ * One seed from the system for the process, and a permutation of a counter from there on: a system
+ * call for each new inode would be felt.
+ */
+static _Atomic uint64_t random_counter;
+static pthread_once_t random_once = PTHREAD_ONCE_INIT;
+
+static void random_seed(void)
 {
-	uint64_t bits;
+	uint64_t seed;
 
 	/* Never short for so few bytes; without the system call (a jail) the clock has to do. */
-	if (getrandom(&bits, sizeof(bits), 0) != sizeof(bits))
-		bits = clock_mono_ns() * UINT64_C(0x9e3779b97f4a7c15);
-	return bits;
+	if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
+		seed = clock_mono_ns();
+	atomic_store(&random_counter, seed);
+}
+
+uint64_t random_u64(void)
+{
+	uint64_t x;
+
+	must(pthread_once(&random_once, random_seed));
+	x = atomic_fetch_add_explicit(&random_counter, UINT64_C(0x9e3779b97f4a7c15),
+				      memory_order_relaxed);
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return x ^ x >> 31;
 }
