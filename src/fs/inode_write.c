@@ -348,12 +348,27 @@ int inode_create(struct handle *h, struct inode *dir, const struct inode_create 
 	return 0;
 }
 
+/* What a deleted inode looks like in the table: without a time of deletion it is one that was lost.
+ */
+static void set_deleted(struct inode *ip)
+{
+	int64_t sec;
+	uint32_t nsec;
+
+	clock_real(&sec, &nsec);
+	mutex_lock(&ip->raw_lock);
+	ip->raw->i_dtime = le32_make((uint32_t)sec);
+	ip->raw->i_size_lo = ip->raw->i_size_high = le32_make(0);
+	mutex_unlock(&ip->raw_lock);
+}
+
 void inode_create_undo(struct handle *h, struct inode *ip)
 {
 	struct uext4_fs *fs = ip->fs;
 	int err;
 
 	inode_set_links(ip, 0);
+	set_deleted(ip);
 	err = inode_store(h, ip);
 	quota_release_inode(h, ip);
 	icache_unpublish(ip);
@@ -392,18 +407,12 @@ int inode_free_blocks(struct inode *ip, uint64_t size)
 /* The last handle: orphan entry, number, and the inode's place in the table go together (W3). */
 static int release(struct handle *h, struct inode *ip)
 {
-	int64_t sec;
-	uint32_t nsec;
 	int err;
 
 	err = orphan_remove(h, ip);
 	if (err < 0)
 		return err;
-	clock_real(&sec, &nsec);
-	mutex_lock(&ip->raw_lock);
-	ip->raw->i_dtime = le32_make((uint32_t)sec);
-	ip->raw->i_size_lo = ip->raw->i_size_high = le32_make(0);
-	mutex_unlock(&ip->raw_lock);
+	set_deleted(ip);
 	err = inode_store(h, ip);
 	if (err < 0)
 		return err;

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A file system under test, as the random tests see it: the library (backend_uext4.c), or the
+ * kernel's mount of the same image (backend_posix.c), so that one sequence of operations can be
+ * given to both.
+ *
+ * Objects are nodes of the model; a backend finds its own by node->ino, or by the names the model
+ * knows.  Everything returns 0 or a negative errno.  What a backend cannot do at all is
+ * BACKEND_CANNOT: the operation is left out.
+ */
+#ifndef T_BACKEND_H
+#define T_BACKEND_H
+
+#include "model.h"
+
+#define BACKEND_CANNOT (-4096)
+
+struct backend;
+
+/* A node, and, if it is open, one of its handles: it may have no name any more. */
+struct target {
+	struct model_node *node;
+	void *file;
+};
+
+struct backend_dirent {
+	uint32_t ino;
+	uint8_t type; /* enum uext4_file_type */
+	uint64_t cookie;
+	size_t len;
+	char name[256];
+};
+
+struct backend_ops {
+	const char *name;
+	bool kernel;
+	int (*open)(struct backend *b);
+	int (*close)(struct backend *b);
+
+	int (*lookup)(struct backend *b, const struct target *dir, const char *name, size_t len,
+		      uint32_t *ret_ino);
+	int (*make)(struct backend *b, const struct target *dir, const char *name, size_t len,
+		    const struct model_new *new, uint32_t *ret_ino);
+	int (*tmpfile)(struct backend *b, const struct target *dir, const struct model_new *new,
+		       uint32_t flags, void **ret_file, uint32_t *ret_ino);
+	int (*link)(struct backend *b, const struct target *t, const struct target *dir,
+		    const char *name, size_t len);
+	int (*unlink)(struct backend *b, const struct target *dir, const char *name, size_t len);
+	int (*rmdir)(struct backend *b, const struct target *dir, const char *name, size_t len);
+	int (*rename)(struct backend *b, const struct target *dir, const char *name, size_t len,
+		      const struct target *new_dir, const char *new_name, size_t new_len,
+		      uint32_t flags);
+
+	int (*stat)(struct backend *b, const struct target *t, struct uext4_stat *ret);
+	int (*readlink)(struct backend *b, const struct target *t, void *buf, size_t size,
+			size_t *ret_len);
+	int (*set_attr)(struct backend *b, const struct target *t, const struct uext4_attr *attr);
+	/* @value NULL: it is removed. */
+	int (*xattr_set)(struct backend *b, const struct target *t, const char *name,
+			 const void *value, size_t size, uint32_t flags);
+	int (*xattr_get)(struct backend *b, const struct target *t, const char *name, void *buf,
+			 size_t size, size_t *ret_size);
+	int (*xattr_list)(struct backend *b, const struct target *t, char *buf, size_t size,
+			  size_t *ret_size);
+
+	int (*dir_open)(struct backend *b, const struct target *t, void **ret_dir);
+	int (*dir_read)(struct backend *b, void *dir, uint64_t cookie,
+			struct backend_dirent *entries, size_t count, size_t *ret_count);
+	void (*dir_close)(struct backend *b, void *dir);
+
+	int (*file_open)(struct backend *b, const struct target *t, uint32_t flags,
+			 void **ret_file);
+	void (*file_close)(struct backend *b, void *file);
+	int (*read)(struct backend *b, void *file, void *buf, size_t len, uint64_t offset,
+		    size_t *ret_read);
+	int (*write)(struct backend *b, void *file, const void *buf, size_t len, uint64_t offset,
+		     size_t *ret_written);
+	int (*fallocate)(struct backend *b, void *file, uint32_t flags, uint64_t offset,
+			 uint64_t len);
+	int (*seek)(struct backend *b, void *file, uint64_t offset, enum uext4_seek what,
+		    uint64_t *ret_offset);
+	int (*fsync)(struct backend *b, void *file, uint32_t flags);
+	int (*fsync_node)(struct backend *b, const struct target *t, uint32_t flags);
+
+	int (*sync)(struct backend *b);
+	int (*statfs)(struct backend *b, struct uext4_statfs *ret);
+	int (*freeze)(struct backend *b);
+	int (*thaw)(struct backend *b);
+	int (*txn_begin)(struct backend *b);
+	int (*txn_commit)(struct backend *b);
+	int (*txn_cancel)(struct backend *b);
+};
+
+struct backend {
+	const struct backend_ops *ops;
+	const char *image;
+	const char *mount_dir;		   /* of the kernel's */
+	const char *mount_options;	   /* of the kernel's */
+	struct uext4_open_options options; /* of the library's */
+	struct uext4_fs *fs;
+	int root;
+};
+
+extern const struct backend_ops backend_uext4, backend_posix;
+
+/* The words for the last failure, where there are any. */
+const char *backend_error(const struct backend *b, int err);
+
+#endif
