@@ -172,7 +172,7 @@ void xattr_share_remove(struct uext4_fs *fs, enum xattr_share_kind kind, uint32_
 void xattr_share_find(struct uext4_fs *fs, enum xattr_share_kind kind, uint32_t hash,
 		      struct xattr_found *ret);
 
-/* ---- the block: xattr_block.c ----------------------------------------------------------------- */
+/* ---- the block: xattr_block.c ---------------------------------------------------------------- */
 
 /* Its block, and the values that its entries name, count as an inode's, shared or not. */
 struct xattr_usage {
