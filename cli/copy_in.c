@@ -32,15 +32,21 @@ struct links {
 	size_t size; /* 0 or a power of two */
 };
 
+/* A directory that is being filled. */
+struct level {
+	uint32_t ino;
+	struct uext4_stat st; /* of what is copied */
+};
+
 struct copy {
 	bool recursive;
 	bool archive;
 	struct source *source;
 	struct image *image;
 	struct links links;
-	uint32_t *dirs; /* inodes of the directories on the way down */
+	struct level *levels; /* the directories on the way down */
 	size_t depth;
-	size_t dirs_size;
+	size_t levels_size;
 	char *data; /* DATA_CHUNK bytes */
 	struct buffer names;
 	struct buffer value;
@@ -297,13 +303,13 @@ static void make_object(struct copy *copy, uint32_t dir, const char *name,
 		link_add(&copy->links, entry->dev, entry->st.ino, ino);
 }
 
-static void push(struct copy *copy, uint32_t ino)
+static void push(struct copy *copy, uint32_t ino, const struct uext4_stat *st)
 {
-	if (copy->depth == copy->dirs_size) {
-		copy->dirs_size = copy->dirs_size ? copy->dirs_size * 2 : 16;
-		copy->dirs = must_resize(copy->dirs, copy->dirs_size, sizeof(*copy->dirs));
+	if (copy->depth == copy->levels_size) {
+		copy->levels_size = copy->levels_size ? copy->levels_size * 2 : 16;
+		copy->levels = must_resize(copy->levels, copy->levels_size, sizeof(*copy->levels));
 	}
-	copy->dirs[copy->depth++] = ino;
+	copy->levels[copy->depth++] = (struct level){ ino, *st };
 }
 
 /* Makes or enters a directory; false: reported. */
@@ -327,7 +333,7 @@ static bool enter_directory(struct copy *copy, uint32_t dir, const char *name,
 	}
 	if (failed(copy, err) < 0)
 		return false;
-	push(copy, ino);
+	push(copy, ino, &entry->st);
 	return true;
 }
 
@@ -347,14 +353,16 @@ static void copy_entry(struct copy *copy, const struct source_entry *entry,
 	uint32_t dir;
 
 	if (entry->kind == WALK_LEAVE) {
-		keep_attributes(copy, copy->dirs[--copy->depth], &entry->st); /* Y4 */
+		const struct level *level = &copy->levels[--copy->depth];
+
+		keep_attributes(copy, level->ino, &level->st); /* Y4 */
 		return;
 	}
 	if (entry->depth == 0 && !to->name) {
-		push(copy, to->dir);
+		push(copy, to->dir, &entry->st);
 		return;
 	}
-	dir = entry->depth ? copy->dirs[copy->depth - 1] : to->dir;
+	dir = entry->depth ? copy->levels[copy->depth - 1].ino : to->dir;
 	if (!S_ISDIR(entry->st.mode)) {
 		if (source_is_image(copy->source, copy->image))
 			complain(STATUS_FAILED, entry->path, "is the image itself: not copied");
@@ -458,7 +466,7 @@ void copy_into_image(const struct options *opts, bool recursive, bool archive, i
 	progress_finish();
 	slot_finish(&dst);
 	free(copy.data);
-	free(copy.dirs);
+	free(copy.levels);
 	free(copy.links.slots);
 	buffer_finish(&copy.names);
 	buffer_finish(&copy.value);

@@ -557,10 +557,14 @@ static void make_hard_link(const struct options *opts, const char *from_arg, con
 		if (slot.image != from.image) {
 			complain(STATUS_FAILED, to_arg, "is in another image: no link is possible");
 		} else {
-			if (force && slot_find(&slot, &ino) == 0 && ino != from.ino)
+			bool there = force && slot_find(&slot, &ino) == 0;
+
+			if (there && ino != from.ino)
 				remove_slot(&(struct rm){ .force = true }, &slot);
-			err = uext4_link(slot.image->fs, from.ino, slot.dir, slot.name,
-					 strlen(slot.name));
+			err = there && ino == from.ino
+				      ? 0
+				      : uext4_link(slot.image->fs, from.ino, slot.dir, slot.name,
+						   strlen(slot.name));
 			if (err < 0)
 				complain_fs(slot_place(&slot), err);
 		}
@@ -671,14 +675,15 @@ static void parse_owner(const char *text, struct uext4_attr *attr)
 		attr->valid |= UEXT4_ATTR_GID;
 	}
 	free(copy);
-	if (!attr->valid)
+	if (!(attr->valid & (UEXT4_ATTR_UID | UEXT4_ATTR_GID)))
 		usage_error("chown", "'%s' is neither UID nor UID:GID nor :GID", text);
 }
 
 void command_chown(const struct options *opts, int argc, char **argv)
 {
 	enum target_follow follow = TARGET_FOLLOW;
-	struct uext4_attr attr = { 0 };
+	/* As chown(2): set-id bits belong to the owner they were made for. */
+	struct uext4_attr attr = { .valid = UEXT4_ATTR_KILL_PRIV };
 	bool recursive = false;
 	int c;
 

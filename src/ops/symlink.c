@@ -121,6 +121,7 @@ static int init_block(struct handle *h, struct inode *ip, const void *target, si
 	int err;
 
 	map_init(ip);
+	ip->state = INODE_BLOCKS;
 	err = map_add_buf(h, ip, 0, &target_ops, &block);
 	if (err < 0)
 		return err;
