@@ -32,6 +32,12 @@
 #define ROUNDS_MAX 1000u
 #define ROUNDS_EAGER 8u
 
+/* Bitmaps in memory, beyond those in which something is held. */
+#define LOADED_BYTES (32u << 20)
+
+/* Block maps have 32 bits for a block. */
+#define MAPPED_BLOCKS_MAX (UINT64_C(1) << 32)
+
 /* The kernel keeps a fiftieth, at most 4,096 clusters, for extents that must be split. */
 #define RESERVE_PART 50u
 #define RESERVE_MAX 4096u
@@ -90,8 +96,9 @@ bool balloc_commit_helps(struct uext4_fs *fs)
 
 struct search {
 	uint64_t goal;
-	uint32_t want; /* with what would be set aside */
-	uint32_t need; /* for the request alone */
+	uint32_t groups; /* from the start on */
+	uint32_t want;	 /* with what would be set aside */
+	uint32_t need;	 /* for the request alone */
 };
 
 /*
@@ -127,8 +134,9 @@ static int search_once(struct balloc *b, const struct search *s, struct crun *re
 {
 	uint32_t group = cluster_group(b->geom, s->goal), least = s->want;
 
+	group = (uint32_t)min_u64(group, s->groups);
 	for (;;) {
-		int err = search_groups(b, s, least, group, b->geom->groups, ret);
+		int err = search_groups(b, s, least, group, s->groups, ret);
 
 		if (err == -ENOSPC)
 			err = search_groups(b, s, least, 0, group, ret);
@@ -148,6 +156,8 @@ static int search(struct balloc *b, const struct search *s, struct crun *ret)
 			return err;
 		if (prealloc_discard_all(b) == 0 && round >= ROUNDS_EAGER)
 			sleep_ms(1);
+		if (s->groups < b->geom->groups && round > 0)
+			break; /* others may have what was claimed */
 		/* What is in groups that went bad meanwhile is not to be found any more. */
 		if (atomic_load(&b->avail) < 0 && round >= ROUNDS_EAGER)
 			break;
@@ -175,7 +185,8 @@ struct request {
 	uint32_t count;
 	uint32_t size; /* of the file */
 	uint64_t goal;
-	bool has_goal; /* an exact one */
+	uint32_t groups; /* that may serve it */
+	bool has_goal;	 /* an exact one */
 	bool data;
 };
 
@@ -202,6 +213,15 @@ static uint64_t valid_goal(const struct balloc *b, blk_t goal)
 					   : b->geom->first_data_block);
 }
 
+/* An inode with a block map cannot have what lies behind its numbers. */
+static uint32_t groups_for(const struct balloc *b, const struct inode *ip)
+{
+	if (b->geom->blocks <= MAPPED_BLOCKS_MAX || !ip ||
+	    inode_has_flag(ip, EXT4_EXTENTS_FL | EXT4_INLINE_DATA_FL))
+		return b->geom->groups;
+	return (uint32_t)(MAPPED_BLOCKS_MAX / b->geom->blocks_per_group);
+}
+
 static void request_init(struct request *r, const struct balloc *b, const struct balloc_request *rq)
 {
 	const struct geom *g = b->geom;
@@ -214,7 +234,8 @@ static void request_init(struct request *r, const struct balloc *b, const struct
 	r->count = (uint32_t)min_u64(end - r->logical, g->clusters_per_group);
 	r->size = (uint32_t)max_u64(size, (uint64_t)r->logical + r->count);
 	r->data = rq->ip && (rq->flags & BALLOC_DATA);
-	r->has_goal = rq->goal != 0;
+	r->groups = groups_for(b, rq->ip);
+	r->has_goal = rq->goal != 0 && cluster_group(g, valid_goal(b, rq->goal)) < r->groups;
 	r->goal = rq->goal || !rq->ip ? valid_goal(b, rq->goal) : inode_goal(b, rq->ip, r->data);
 }
 
@@ -244,6 +265,13 @@ static uint32_t window_of(const struct request *r, const struct balloc *b, uint3
 	return (uint32_t)min_u64(total, b->geom->clusters_per_group);
 }
 
+static struct search search_for(const struct request *r, uint32_t want)
+{
+	return (struct search){
+		.goal = r->goal, .groups = r->groups, .want = want, .need = r->count
+	};
+}
+
 static int take_for_file(struct balloc *b, struct request *r, struct crun *ret)
 {
 	struct crun rest;
@@ -254,7 +282,7 @@ static int take_for_file(struct balloc *b, struct request *r, struct crun *ret)
 	if (r->data && prealloc_take(b, r->ip, r->logical, r->count, ret, &room))
 		return 0;
 	r->count = (uint32_t)min_u64(r->count, room);
-	s = (struct search){ .goal = r->goal, .want = window_of(r, b, room), .need = r->count };
+	s = search_for(r, window_of(r, b, room));
 	if (!r->has_goal || !take_at(b, r->goal, s.want, ret)) {
 		err = search(b, &s, ret);
 		if (err < 0)
@@ -271,7 +299,7 @@ static int take_for_file(struct balloc *b, struct request *r, struct crun *ret)
 /* Small files lie one behind the other. */
 static int take_packed(struct balloc *b, const struct request *r, struct crun *ret)
 {
-	struct search s = { .goal = r->goal, .want = r->count, .need = r->count };
+	struct search s = search_for(r, r->count);
 	uint32_t flex = cluster_group(b->geom, r->goal) >> b->flex_bits;
 	struct crun rest;
 	int err;
@@ -290,7 +318,8 @@ static int take_packed(struct balloc *b, const struct request *r, struct crun *r
 	/* Joined to what was left before; or somebody else was faster, then for this one alone. */
 	if (locality_take(b, flex, r->count, ret, &s.goal))
 		return 0;
-	return search(b, &(struct search){ r->goal, r->count, r->count }, ret);
+	s = search_for(r, r->count);
+	return search(b, &s, ret);
 }
 
 int balloc_alloc(struct uext4_fs *fs, const struct balloc_request *rq, struct blk_run *ret)
@@ -311,7 +340,7 @@ int balloc_alloc(struct uext4_fs *fs, const struct balloc_request *rq, struct bl
 			return fail(-ENOSPC, "no space left");
 		r.count = claimed;
 	}
-	if (r.data && r.size <= b->small_clusters)
+	if (r.data && r.size <= b->small_clusters && r.groups == b->geom->groups)
 		err = take_packed(b, &r, &run);
 	else
 		err = take_for_file(b, &r, &run);
@@ -603,11 +632,12 @@ void balloc_committed(struct uext4_fs *fs, tid_t tid)
 		}
 		mutex_unlock(&b->freed_lock);
 		if (!f)
-			return;
+			break;
 		atomic_fetch_add(&b->avail, space_release(b, &f->run));
 		atomic_fetch_sub(&b->pending, f->run.count);
 		mem_free(f);
 	}
+	space_unload_some(b);
 }
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
@@ -626,6 +656,7 @@ static void init_sizes(struct balloc *b)
 	b->floor_user = b->floor_root + (int64_t)min_u64(held >> bits, g->blocks);
 	if (geom_has_incompat(g, EXT4_FEATURE_INCOMPAT_FLEX_BG))
 		b->flex_bits = (uint32_t)min_u64(sb->s_log_groups_per_flex, 31);
+	b->loaded_max = (uint32_t)max_u64(LOADED_BYTES / (g->clusters_per_group / 8), 16);
 	b->small_clusters = (uint32_t)max_u64(SMALL_BLOCKS >> bits, 1);
 	b->locality_clusters = (uint32_t)max_u64(LOCALITY_BLOCKS >> bits, b->small_clusters);
 	b->window_clusters = (uint32_t)max_u64(WINDOW_BLOCKS >> bits, 1);

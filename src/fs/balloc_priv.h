@@ -30,6 +30,8 @@ struct crun {
 /* Flags of a group: those of its descriptor that count, and: */
 #define GROUP_BLOCKS_BAD 0x10000u /* G3 */
 #define GROUP_INODES_BAD 0x20000u
+#define GROUP_LOADED 0x40000u /* bits is there: a hint */
+#define GROUP_USED 0x80000u   /* of late: it stays loaded */
 
 /* shared; all of it changes under the group's lock */
 struct group {
@@ -40,6 +42,7 @@ struct group {
 	_Atomic uint32_t flags;
 	_Atomic uint32_t block_csum, inode_csum; /* of the bitmaps, as in the descriptor */
 	uint32_t disk_free;			 /* clusters whose bit on disk is 0 */
+	uint32_t first_free;			 /* loaded: no bit before it is 0 */
 	uint64_t *bits;				 /* NULL: not loaded; behind the last cluster 1 */
 };
 
@@ -92,6 +95,9 @@ struct balloc {
 	struct mutex *locks;	 /* c: of groups, each for many; RANK_group */
 	uint32_t lock_mask;	 /* c */
 	struct fit fit;
+	_Atomic uint32_t loaded;		     /* a: groups */
+	uint32_t loaded_max;			     /* c: as far as nothing is held in them */
+	_Atomic uint32_t hand;			     /* a: of the clock that unloads groups */
 	struct zone *zones;			     /* c */
 	size_t zone_count;			     /* c */
 	uint32_t flex_bits;			     /* c: groups of a flex group */
@@ -260,6 +266,8 @@ int space_lock_loaded(struct balloc *b, uint32_t group, bool *ret_loaded) MUST_C
 bool space_is_taken(const struct balloc *b, const struct crun *run);
 /* G3: reports @err and gives the group up; no lock held. */
 void group_set_bad(struct balloc *b, uint32_t group, uint32_t bad, int err);
+/* If too many groups are loaded some go, as far as a short search finds any that can. */
+void space_unload_some(struct balloc *b);
 void space_free_all(struct balloc *b);
 
 /* ---- what is set aside: prealloc.c ----------------------------------------------------------- */

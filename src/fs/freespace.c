@@ -15,6 +15,9 @@
 #include "base/diag.h"
 #include "base/mem.h"
 
+/* How many groups are looked at to unload some. */
+#define UNLOAD_STEPS 256u
+
 /* ---- places ---------------------------------------------------------------------------------- */
 
 uint32_t group_clusters(const struct geom *g, uint32_t group)
@@ -79,12 +82,18 @@ void bitmap_clear(uint8_t *data, uint32_t first, uint32_t count)
 uint32_t bitmap_find_zero(const uint8_t *data, uint32_t first, uint32_t end)
 {
 	while (first < end) {
-		if (first % 8 == 0 && data[first / 8] == 0xFF)
-			first += 8;
-		else if (data[first / 8] >> first % 8 & 1)
-			first++;
-		else
+		uint64_t word;
+
+		if (first % 64 == 0 && end - first >= 64) {
+			memcpy(&word, data + first / 8, sizeof(word));
+			if (word == UINT64_MAX) {
+				first += 64;
+				continue;
+			}
+		}
+		if (!(data[first / 8] >> first % 8 & 1))
 			return first;
+		first++;
 	}
 	return end;
 }
@@ -402,6 +411,9 @@ static int install(struct balloc *b, uint32_t group, const uint8_t *data, uint8_
 	if (err < 0)
 		return err;
 	grp->bits = bits;
+	grp->first_free = 0;
+	atomic_fetch_or(&grp->flags, GROUP_LOADED | GROUP_USED);
+	atomic_fetch_add(&b->loaded, 1);
 	atomic_fetch_sub(&grp->free, tail);
 	atomic_fetch_sub(&b->avail, tail);
 	atomic_store_explicit(&grp->largest, largest, memory_order_relaxed);
@@ -443,6 +455,40 @@ static int load(struct balloc *b, uint32_t group)
 	return err;
 }
 
+/* Group lock.  Memory and disk agree on every cluster, and nobody has asked for long. */
+static bool can_unload(struct group *grp)
+{
+	uint32_t flags = atomic_load(&grp->flags);
+
+	if (!grp->bits || grp->free != grp->disk_free || (flags & GROUP_BLOCKS_BAD))
+		return false;
+	if (flags & GROUP_USED)
+		atomic_fetch_and(&grp->flags, ~GROUP_USED);
+	return !(flags & GROUP_USED);
+}
+
+/* What is known of their longest runs stays. */
+void space_unload_some(struct balloc *b)
+{
+	for (unsigned i = 0; i < UNLOAD_STEPS && b->loaded >= b->loaded_max; i++) {
+		uint32_t group = atomic_fetch_add(&b->hand, 1) % b->geom->groups;
+		struct group *grp = &b->groups[group];
+		uint64_t *bits = NULL;
+
+		if (!(atomic_load_explicit(&grp->flags, memory_order_relaxed) & GROUP_LOADED))
+			continue;
+		group_lock(b, group);
+		if (can_unload(grp)) {
+			bits = grp->bits;
+			grp->bits = NULL;
+			atomic_fetch_and(&grp->flags, ~GROUP_LOADED);
+			atomic_fetch_sub(&b->loaded, 1);
+		}
+		group_unlock(b, group);
+		mem_free(bits);
+	}
+}
+
 int space_lock_loaded(struct balloc *b, uint32_t group, bool *ret_loaded)
 {
 	for (;;) {
@@ -456,6 +502,7 @@ int space_lock_loaded(struct balloc *b, uint32_t group, bool *ret_loaded)
 			return 0;
 		group_unlock(b, group);
 		*ret_loaded = true;
+		space_unload_some(b);
 		err = load(b, group);
 		if (err == -ENOMEM)
 			return err;
@@ -503,6 +550,10 @@ static void take_run(struct balloc *b, uint32_t group, uint32_t bit, uint32_t co
 
 	set_run(grp->bits, bit, count, true);
 	atomic_fetch_sub(&grp->free, count);
+	if (bit == grp->first_free)
+		grp->first_free += count;
+	if (!(atomic_load_explicit(&grp->flags, memory_order_relaxed) & GROUP_USED))
+		atomic_fetch_or(&grp->flags, GROUP_USED);
 	fit_update(b, group);
 	ret->cluster = (uint64_t)group * b->geom->clusters_per_group + bit;
 	ret->count = count;
@@ -544,9 +595,11 @@ static int find_and_take(struct balloc *b, uint32_t group, const struct space_wa
 	if (bound < want->least)
 		return -ENOSPC;
 	enough = (uint32_t)min_u64(want->count, bound);
-	find_run(grp->bits, want->bit, end, &bit, &count, enough);
+	grp->first_free = next_bit(grp->bits, grp->first_free, end, false);
+	find_run(grp->bits, (uint32_t)max_u64(want->bit, grp->first_free), end, &bit, &count,
+		 enough);
 	if (count < enough) {
-		find_run(grp->bits, 0, end, &bit, &count, enough);
+		find_run(grp->bits, grp->first_free, end, &bit, &count, enough);
 		if (count < enough) {
 			atomic_store(&grp->largest, count); /* F1 */
 			fit_update(b, group);
@@ -585,9 +638,10 @@ uint32_t space_release(struct balloc *b, const struct crun *run)
 	group_lock(b, group);
 	assert(space_is_taken(b, run));
 	set_run(grp->bits, bit, run->count, false);
+	grp->first_free = (uint32_t)min_u64(grp->first_free, bit);
 	bad = atomic_load(&grp->flags) & GROUP_BLOCKS_BAD;
 	if (!bad) {
-		first = run_start(grp->bits, 0, bit);
+		first = run_start(grp->bits, grp->first_free, bit);
 		end = next_bit(grp->bits, bit + run->count, group_clusters(b->geom, group), true);
 		atomic_fetch_add(&grp->free, run->count);
 		if (end - first > grp->largest)
