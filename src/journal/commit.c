@@ -509,6 +509,8 @@ static void commit_finish(struct txn_log *log, struct txn *t) REQUIRES(&log->loc
 		log->ops->committed(log->arg, tid);
 		mutex_lock(&log->lock);
 	}
+	atomic_store(&log->told_tid, tid);
+	cond_broadcast(&log->changed);
 }
 
 void commit_running(struct txn_log *log)
@@ -562,17 +564,28 @@ static int aborted(const struct txn_log *log)
 	return err < 0 ? fail(err, "the journal was aborted (%s)", strerrordesc_np(-err)) : 0;
 }
 
+/* Not before ops->committed() has returned: the caller counts on what was freed. */
+static bool is_told(struct txn_log *log, tid_t tid)
+{
+	return tid_reached(atomic_load(&log->told_tid), tid);
+}
+
+static bool is_telling(struct txn_log *log)
+{
+	return atomic_load(&log->told_tid) != atomic_load(&log->committed_tid);
+}
+
 int txn_log_commit(struct txn_log *log, tid_t tid)
 {
 	int err = 0;
 
 	lockrank_may_acquire(RANK_commit);
-	if (txn_log_is_committed(log, tid))
+	if (is_told(log, tid))
 		return 0;
 	mutex_lock(&log->lock);
 	assert(tid_reached(log->running->tid, tid));
-	while (!txn_log_is_committed(log, tid)) {
-		err = aborted(log);
+	while (!is_told(log, tid)) {
+		err = txn_log_is_committed(log, tid) ? 0 : aborted(log);
 		if (err < 0 || (log->running->tid == tid && txn_is_empty(log->running)))
 			break;
 		if (log->commit_busy)
@@ -594,7 +607,8 @@ int txn_log_sync(struct txn_log *log)
 	mutex_lock(&log->lock);
 	tid = log->running->tid;
 	nothing = txn_is_empty(log->running);
-	while (nothing && log->committing != NULL && atomic_load(&log->error) == 0)
+	while (nothing && (log->committing != NULL || is_telling(log)) &&
+	       atomic_load(&log->error) == 0)
 		cond_wait(&log->changed, &log->lock);
 	mutex_unlock(&log->lock);
 	/* A commit flushes; if there is none to be made the data still wants it. */

@@ -302,6 +302,7 @@ static void log_init(struct txn_log *log, struct journal *j, const struct txn_lo
 	atomic_init(&log->gate, 0);
 	atomic_init(&log->running_tid, tid);
 	atomic_init(&log->committed_tid, tid - 1);
+	atomic_init(&log->told_tid, tid - 1);
 	atomic_init(&log->error, 0);
 	list_init(&log->done);
 	mutex_init(&log->lock, RANK_journal);

@@ -159,6 +159,7 @@ struct txn_log {
 	_Atomic uint64_t gate;
 	_Atomic tid_t running_tid;   /* a; set under lock */
 	_Atomic tid_t committed_tid; /* a; set under lock: the last one that is durable */
+	_Atomic tid_t told_tid;	     /* a; set under lock: the last one ops->committed knows of */
 	_Atomic int error;	     /* a: 0, or what aborted it */
 
 	struct mutex lock;   /* RANK_journal */

@@ -363,6 +363,8 @@ struct client {
 	bool frozen[CLIENT_BLOCKS];    /* freed, and not yet committed */
 	uint64_t rnd;
 	int aborted;
+	uint32_t telling_ms;   /* how long it takes to be told of a commit */
+	_Atomic tid_t told_of; /* the last one it was told of */
 };
 
 static int verify_any(const void *data, uint32_t bytes, blk_t blk, const void *arg)
@@ -398,6 +400,9 @@ static void client_committed(void *arg, tid_t tid)
 		if (c->frozen[i] && tid_reached(tid, c->freed_in[i]))
 			c->frozen[i] = false;
 	}
+	if (c->telling_ms > 0)
+		sleep_ms(c->telling_ms);
+	atomic_store(&c->told_of, tid);
 }
 
 static void client_aborted(void *arg, int err)
@@ -796,12 +801,54 @@ static void without_a_journal(void **state)
 	client_destroy(c);
 }
 
+struct committer {
+	struct client *c;
+	uint32_t block;
+};
+
+static void committer_run(void *arg)
+{
+	struct committer *m = arg;
+
+	for (unsigned round = 0; round < 20; round++) {
+		struct handle *h;
+		tid_t tid;
+
+		assert_int_equal(handle_start(m->c->log, 1, &h), 0);
+		tid = handle_tid(h);
+		assert_int_equal(put_meta(m->c, h, m->block, false), 0);
+		assert_int_equal(handle_stop(h), 0);
+		if (round % 2)
+			assert_int_equal(txn_log_commit(m->c->log, tid), 0);
+		else
+			assert_int_equal(txn_log_sync(m->c->log), 0);
+		assert_true(tid_reached(atomic_load(&m->c->told_of), tid));
+	}
+}
+
+/* Whoever waits for a commit finds what it freed, though another thread is still being told. */
+static void commits_end_when_told(void **state)
+{
+	struct client *c = client_create(NULL, 0);
+	struct committer m[2] = { { c, 1 }, { c, 2 } };
+	struct thread *threads[2];
+
+	c->telling_ms = 3;
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(thread_create("committer", committer_run, &m[i], &threads[i]), 0);
+	for (unsigned i = 0; i < 2; i++)
+		thread_join(threads[i]);
+	assert_int_equal(client_close(c), 0);
+	client_destroy(c);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_kind_ends_clean),
 		cmocka_unit_test(power_may_fail_at_any_request),
 		cmocka_unit_test(without_a_journal),
+		cmocka_unit_test(commits_end_when_told),
 	};
 
 	if (argc > 1)
