@@ -228,7 +228,7 @@ def verbs(ctx):
 
 def make_source(top):
     shutil.copytree(os.path.join(TOP, "src"), os.path.join(top, "src"))
-    os.link(os.path.join(top, "src", "LAYERS"), os.path.join(top, "layers"))
+    os.link(os.path.join(top, "src", "LAYERS"), os.path.join(top, "src", "layers"))
     os.symlink("src/LAYERS", os.path.join(top, "symlink"))
     os.mkfifo(os.path.join(top, "fifo"))
     with open(os.path.join(top, "sparse"), "wb") as f:
@@ -242,7 +242,7 @@ def make_source(top):
     if os.geteuid() == 0:
         os.chown(os.path.join(top, "big"), 4321, 1234)
         os.chmod(os.path.join(top, "big"), 0o4755)
-        subprocess.run(["setfacl", "-m", "u:7:rw", os.path.join(top, "layers")], check=False)
+        subprocess.run(["setfacl", "-m", "u:7:rw", os.path.join(top, "src", "layers")], check=False)
     os.utime(os.path.join(top, "sparse"), ns=(1, 1234567890987654321))
 
 
