@@ -132,7 +132,7 @@ static int linear_find(struct inode *ip, const void *name, size_t name_len,
 		       struct dir_place *ret_place)
 {
 	lblk_t logical = atomic_load_explicit(&ip->dir_found, memory_order_relaxed);
-	uint32_t blocks;
+	uint32_t blocks = 0;
 	int err;
 
 	err = dir_blocks(ip, &blocks);
@@ -185,7 +185,7 @@ static uint32_t place_ino(const struct dir_place *place)
 int dir_parent(struct inode *ip, uint32_t *ret_ino)
 {
 	const struct fc_dirent *said = dir_fc_find(ip, "..", 2);
-	uint32_t ino = 0, blocks;
+	uint32_t ino = 0, blocks = 0;
 	int err;
 
 	if (said) {
@@ -272,7 +272,7 @@ int dir_find(struct inode *ip, const void *name, size_t name_len, uint32_t *ret_
 int dir_is_empty(struct inode *dir, bool *ret_empty)
 {
 	bool empty = true;
-	uint32_t blocks;
+	uint32_t blocks = 0;
 	int err;
 
 	assert(inode_is_dir(dir) && !dir->fc);
