@@ -26,6 +26,7 @@ UNITS = [
     "journal_write",
     "fs",
     "fs_balloc",
+    "fs_map",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 
