@@ -3,8 +3,8 @@
  * One change of an extent tree: some entries of a leaf give way to others, and all that follows
  * above.  What is to be written there is extent_write.c's business.
  *
- *  X1  All that can fail comes first: new nodes are allocated, and every node that will change is in
- *      the handle, before a byte of the tree is touched.
+ *  X1  All that can fail comes first: new nodes are allocated, and every node that will change is
+ *      in the handle, before a byte of the tree is touched.
  *  X2  The key of an index entry is the first key of the node below it, wherever a change has been.
  *  X3  Nodes that are changed have room up to their end (eh_max), whatever room they had before.
  *  X4  No node but the root is empty, and a tree without entries has depth 0.
@@ -279,7 +279,10 @@ static void path_grow(struct extent_edit *e)
 	root->at = 0;
 }
 
-/* How many entries stay in a full node, of those that it has and gets; the added ones stay together. */
+/*
+ * How many entries stay in a full node, of those that it has and gets; the added ones stay
+ * together.
+ */
 static uint32_t split_point(uint32_t entries, uint32_t at, uint32_t remove, uint32_t add)
 {
 	uint32_t half = (entries - remove + add) / 2;
@@ -293,7 +296,9 @@ static uint32_t split_point(uint32_t entries, uint32_t at, uint32_t remove, uint
 	return half - at < at + add - half ? at : at + add;
 }
 
-/* The node @eh, which has no room for @add, gives what is behind split_point() to the new @right. */
+/*
+ * The node @eh, which has no room for @add, gives what is behind split_point() to the new @right.
+ */
 static void node_split(struct ext4_extent_header *eh, struct ext4_extent_header *right, uint32_t at,
 		       uint32_t remove, const struct ext4_extent *add, uint32_t count)
 {

@@ -8,8 +8,8 @@
  *  W1  Neighbours in one leaf that could be one extent are one, written or not.
  *  W2  What is removed goes from the end, and the tree says at any time what is still there: the
  *      caller may stop between two handles, or for ever.
- *  W3  With bigalloc a cluster belongs to one file, blocks of it lie in it as their numbers say, and
- *      it is freed with the last of them that is mapped, in whatever leaf the others are.
+ *  W3  With bigalloc a cluster belongs to one file, blocks of it lie in it as their numbers say,
+ *      and it is freed with the last of them that is mapped, in whatever leaf the others are.
  */
 #include "fs/map_priv.h"
 
