@@ -131,10 +131,12 @@ struct quota_file {
 	uint32_t ino;
 	struct map_ext *exts;
 	size_t exts_count, exts_room;
-	uint32_t blocks;   /* of QUOTA_BLOCK_BYTES */
-	uint64_t *entered; /* a bit a block: it was seen (Q1) */
-	uint32_t free_blk; /* head of the list of free blocks */
-	uint32_t data_blk; /* what data[] holds; 0: nothing */
+	uint32_t blocks;     /* of QUOTA_BLOCK_BYTES */
+	uint64_t *entered;   /* a bit a block: it was seen (Q1) */
+	uint32_t free_blk;   /* head of the list of free blocks */
+	uint32_t free_entry; /* and of those with room for a record */
+	uint32_t with_room;  /* how many of those the tree leads to */
+	uint32_t data_blk;   /* what data[] holds; 0: nothing */
 	uint8_t data[QUOTA_BLOCK_BYTES];
 };
 
@@ -179,13 +181,18 @@ static bool file_read(struct quota_file *f, uint32_t blk, uint8_t *to)
 	return check_good(f->ck, dev_read(f->ck->fs->dev, place, to, QUOTA_BLOCK_BYTES));
 }
 
-/* Marks the block, which lies inside of the file. */
+/* Of a block that lies inside of the file. */
+static bool is_seen(const struct quota_file *f, uint32_t blk)
+{
+	return f->entered[blk / 64] >> blk % 64 & 1;
+}
+
+/* The same, and it is from now on. */
 static bool was_seen(struct quota_file *f, uint32_t blk)
 {
-	uint64_t bit = 1ull << blk % 64;
-	bool seen = f->entered[blk / 64] & bit;
+	bool seen = is_seen(f, blk);
 
-	f->entered[blk / 64] |= bit;
+	f->entered[blk / 64] |= 1ull << blk % 64;
 	return seen;
 }
 
@@ -218,6 +225,7 @@ static bool check_header(struct quota_file *f)
 		return false;
 	}
 	f->free_blk = le32_get(start.info.dqi_free_blk);
+	f->free_entry = le32_get(start.info.dqi_free_entry);
 	return true;
 }
 
@@ -272,6 +280,7 @@ static bool read_records(struct quota_file *f, uint32_t blk)
 	if (used != le16_get(head.dqdh_entries))
 		check_problem(f->ck, "%s quota: block %u has %u records, it says %u",
 			      type_names[f->type], blk, used, le16_get(head.dqdh_entries));
+	f->with_room += used < QUOTA_RECORDS_PER_BLOCK;
 	return true;
 }
 
@@ -344,6 +353,31 @@ static int walk_tree(struct quota_file *f)
 	}
 }
 
+/* The next record would go into the first of these. */
+static void walk_with_room(struct quota_file *f)
+{
+	uint32_t blk = f->free_entry, before = 0, count = 0;
+
+	while (blk != 0 && count < f->with_room) {
+		struct qt_disk_dqdbheader head;
+
+		if (!file_read(f, blk, f->data))
+			return;
+		memcpy(&head, f->data, sizeof(head));
+		if (!is_seen(f, blk) || le16_get(head.dqdh_entries) >= QUOTA_RECORDS_PER_BLOCK ||
+		    le32_get(head.dqdh_prev_free) != before)
+			break;
+		before = blk;
+		blk = le32_get(head.dqdh_next_free);
+		count++;
+	}
+	if (blk != 0 || count != f->with_room)
+		check_problem(f->ck,
+			      "%s quota: %u blocks have room for records, the list of them is "
+			      "wrong at block %u",
+			      type_names[f->type], f->with_room, blk);
+}
+
 /* Free blocks are nobody's: a new record would be put there. */
 static void walk_free(struct quota_file *f)
 {
@@ -412,6 +446,7 @@ static int check_file(struct check *ck, unsigned type)
 	}
 	if (err == 0 && f.blocks > 0 && check_header(&f)) {
 		err = walk_tree(&f);
+		walk_with_room(&f);
 		walk_free(&f);
 	}
 	for (size_t i = 0; err == 0 && i < u->count; i++) {
