@@ -46,7 +46,7 @@ uint32_t ea_inode_hash(const struct inode *ea)
 
 int ea_inode_get(struct inode *ip, uint32_t inum, uint32_t size, struct inode **ret_ea)
 {
-	struct inode *ea = NULL;
+	struct inode *ea;
 	int err;
 
 	err = inode_get(ip->fs, inum, &ea);
@@ -133,7 +133,7 @@ int ea_inode_read(struct inode *ip, struct inode *ea, const struct xattr_key *ke
 static struct inode *get_equal(struct inode *ip, uint32_t ino, const void *data, uint32_t size,
 			       void *scratch)
 {
-	struct inode *ea = NULL;
+	struct inode *ea;
 
 	if (ea_inode_get(ip, ino, size, &ea) < 0)
 		return NULL;
@@ -195,11 +195,15 @@ static NO_TSA int create(struct inode *ip, uint32_t hash, uint32_t size, struct 
 		.uid = raw_id(ip->raw->i_uid, ip->raw->l_i_uid_high),
 		.gid = raw_id(ip->raw->i_gid, ip->raw->l_i_gid_high),
 	};
+	const struct quota_owner owner = { { attrs.uid, attrs.gid, attrs.projid } };
 	struct handle *h;
-	struct inode *ea = NULL;
+	struct inode *ea;
 	int err;
 
-	err = handle_start(fs->log, INODE_CREATE_CREDITS + ORPHAN_CREDITS + quota_credits(fs), &h);
+	err = quota_prepare(fs, &owner);
+	if (err == 0)
+		err = handle_start(fs->log,
+				   INODE_CREATE_CREDITS + ORPHAN_CREDITS + quota_credits(fs), &h);
 	if (err < 0)
 		return err;
 	err = inode_create(h, ip, &attrs, &ea);
@@ -296,7 +300,7 @@ static int fill(struct inode *ea, const uint8_t *data, uint32_t size)
 int ea_inode_make(struct inode *ip, const void *data, uint32_t size, struct inode **ret_ea)
 {
 	uint32_t hash = ea_value_hash(ip->fs, data, size);
-	struct inode *ea = NULL;
+	struct inode *ea;
 	int err;
 
 	err = find_equal(ip, hash, data, size, &ea);

@@ -182,13 +182,6 @@ enum inode_state { INODE_EMPTY, INODE_INLINE, INODE_BLOCKS, INODE_FAST };
 
 enum inode_load { INODE_LOADING, INODE_READY, INODE_GONE };
 
-/* What map_read() found last: map.c. */
-struct map_cache {
-	_Atomic uint32_t seq;	/* a: odd while the others change */
-	_Atomic uint64_t range; /* a: first block and how many; none: nothing is remembered */
-	_Atomic uint64_t place; /* a: state and physical block */
-};
-
 /* shared */
 struct inode {
 	struct uext4_fs *fs;   /* c */
@@ -207,7 +200,6 @@ struct inode {
 	struct rwlock invalidate;   /* RANK_invalidate */
 	struct rwlock xattr_lock;   /* RANK_xattr */
 	struct rwlock map_lock;	    /* RANK_map */
-	struct map_cache map_cache; /* a */
 	struct mapping pages;	    /* regular files */
 	_Atomic uint64_t read_next; /* a: where a sequential reader would go on; a hint */
 
@@ -243,7 +235,9 @@ struct inode {
 	uint32_t orphan_slot;	       /* super: its place in the orphan file, plus 1; 0: none */
 	struct prealloc *prealloc;     /* group.c's and balloc.c's own locks */
 	struct xarray delayed;	       /* page lock of ... see ops/file: bigalloc only */
-	struct dquot *dquots[3];       /* c once loaded; under lock when owners change */
+	struct dquot *dquots[3];       /* quota: its owners, NULL: none is charged */
+	uint64_t quota_promised;       /* quota: bytes that delayed allocation was promised */
+	bool quota_attached;	       /* quota: dquots[] are known */
 };
 
 enum inode_flag {
@@ -297,7 +291,14 @@ void inode_stat(struct inode *ip, struct uext4_stat *ret);
  * so that a parent comes before its child whatever their numbers are.  Two parents: the ancestor
  * first, else the smaller number, with rename_lock held.
  */
-enum inode_part { INODE_PARENT, INODE_PARENT2, INODE_CHILD, INODE_CHILD2, INODE_EA };
+enum inode_part {
+	INODE_PARENT,
+	INODE_PARENT2,
+	INODE_CHILD,
+	INODE_CHILD2,
+	INODE_EA,
+	INODE_QUOTA, /* a quota file: whatever else is locked */
+};
 
 static inline void inode_lock(struct inode *ip, enum inode_part part) ACQUIRES(ip->lock)
 {

@@ -293,7 +293,7 @@ static int bring_to_life(struct handle *h, struct inode *ip, const struct inode_
 
 	fill_new(ip, attrs);
 	inode_touch(ip, INODE_ATIME | INODE_MTIME | INODE_CTIME | INODE_CRTIME);
-	err = quota_load(ip);
+	err = quota_attach(ip);
 	if (err == 0)
 		err = quota_charge_inode(h, ip);
 	if (err == 0) {

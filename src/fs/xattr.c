@@ -315,3 +315,21 @@ int xattr_list(struct inode *ip, char *buf, size_t size, size_t *ret_size)
 	*ret_size = names.used;
 	return 0;
 }
+
+int xattr_count_ea(struct inode *ip, uint32_t *ret_count)
+{
+	struct buf *block BUF_SCOPE = NULL;
+	struct xattr_row body, row;
+	int err;
+
+	*ret_count = 0;
+	if (!xattr_has_ea_inode(ip->fs))
+		return 0;
+	rwlock_read(&ip->xattr_lock);
+	body = body_row(ip);
+	err = block_row(ip, &block, &row);
+	if (err == 0)
+		*ret_count = xattr_row_count_ea(&body) + xattr_row_count_ea(&row);
+	rwlock_read_unlock(&ip->xattr_lock);
+	return err;
+}

@@ -42,6 +42,8 @@ static inline bool xattr_index_is_acl(uint8_t index)
 	return index == EXT4_XATTR_INDEX_POSIX_ACL_ACCESS ||
 	       index == EXT4_XATTR_INDEX_POSIX_ACL_DEFAULT;
 }
+/* How many of the inode's attributes have values in other inodes.  Takes xattr_lock. */
+int xattr_count_ea(struct inode *ip, uint32_t *ret_count) MUST_CHECK;
 /* From the name as getxattr(2) spells it.  False: no attribute can have that name. */
 bool xattr_key_parse(const char *name, struct xattr_key *ret);
 /* "user." and the like, with nothing behind it. */

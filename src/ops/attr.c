@@ -360,11 +360,27 @@ static bool changes_owner(const struct fields *a, const struct fields *b)
 	return a->uid != b->uid || a->gid != b->gid || a->projid != b->projid;
 }
 
-static int move_usage(struct inode *ip, const struct fields *from, const struct fields *to)
+static int prepare_owner(struct inode *ip, const struct fields *to)
 {
 	const struct quota_owner owner = { { to->uid, to->gid, to->projid } };
 
-	return changes_owner(from, to) ? quota_transfer(ip, &owner) : 0;
+	return quota_prepare(ip->fs, &owner);
+}
+
+static int move_usage(struct handle *h, struct inode *ip, const struct fields *from,
+		      const struct fields *to)
+{
+	const struct quota_owner owner = { { to->uid, to->gid, to->projid } };
+
+	return changes_owner(from, to) ? quota_transfer(h, ip, &owner) : 0;
+}
+
+static int move_usage_back(struct handle *h, struct inode *ip, const struct fields *from,
+			   const struct fields *to)
+{
+	const struct quota_owner owner = { { to->uid, to->gid, to->projid } };
+
+	return changes_owner(from, to) ? quota_transfer_back(h, ip, &owner) : 0;
 }
 
 /* Whether data of the file goes through the journal changes: none may be on its way meanwhile. */
@@ -391,13 +407,13 @@ static int apply(struct handle *h, struct setting *s)
 		return fail(-EOVERFLOW, "inode %u has no room for a project", ip->ino);
 	if (wants(s, UEXT4_ATTR_CRTIME) && !HAS_FIELD(ip, i_crtime))
 		return fail(-EOPNOTSUPP, "inode %u has no room for a time of creation", ip->ino);
-	err = move_usage(ip, &s->old, &s->new);
+	err = move_usage(h, ip, &s->old, &s->new);
 	if (err < 0)
 		return err;
 	if (s->batch) {
 		err = xattr_batch_apply(h, s->batch);
 		if (err < 0) {
-			int undo = move_usage(ip, &s->new, &s->old);
+			int undo = move_usage_back(h, ip, &s->new, &s->old);
 
 			if (undo < 0)
 				txn_log_abort(ip->fs->log, undo);
@@ -420,6 +436,8 @@ static int change(struct setting *s)
 	int err;
 
 	err = quota_load(s->ip);
+	if (err == 0)
+		err = prepare_owner(s->ip, &s->new);
 	if (err == 0)
 		err = prepare_xattrs(s);
 	if (err == 0)
@@ -471,7 +489,7 @@ static int restore(const struct setting *s, const struct saved *saved, size_t co
 		err = handle_start(s->ip->fs->log, credits, &h);
 	if (err < 0)
 		return err;
-	err = move_usage(s->ip, &s->new, &s->old);
+	err = move_usage_back(h, s->ip, &s->new, &s->old);
 	if (err == 0) {
 		install(s->ip, &s->new, &s->old);
 		err = inode_store_meta(h, s->ip);

@@ -39,6 +39,13 @@ static uint32_t inherit_flags(const struct newborn *nb, uint32_t dir_flags)
 	return flags & (is_type(nb, 0100000) ? ~FLAGS_OF_DIRS : FLAGS_OF_OTHERS);
 }
 
+static int prepare_owner(struct inode *dir, const struct newborn *nb)
+{
+	const struct quota_owner owner = { { nb->attrs.uid, nb->attrs.gid, nb->attrs.projid } };
+
+	return quota_prepare(dir->fs, &owner);
+}
+
 static uint32_t dir_gid(struct inode *dir)
 {
 	return le16_get(dir->raw->i_gid) | (uint32_t)le16_get(dir->raw->l_i_gid_high) << 16;
@@ -59,6 +66,9 @@ int newborn_init(struct newborn *nb, struct inode *dir, const struct namei_new *
 	nb->attrs.projid = 0;
 	if (dir_flags & EXT4_PROJINHERIT_FL)
 		nb->attrs.projid = inode_projid(dir);
+	err = prepare_owner(dir, nb);
+	if (err < 0)
+		return err;
 	if (is_type(nb, 0120000)) {
 		nb->attrs.mode = 0120777;
 		return 0;
