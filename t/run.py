@@ -26,6 +26,7 @@ UNITS = [
     "journal_write",
     "fs",
     "fs_balloc",
+    "fs_map",
     "fs_quota",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")

@@ -46,7 +46,7 @@ uint32_t ea_inode_hash(const struct inode *ea)
 
 int ea_inode_get(struct inode *ip, uint32_t inum, uint32_t size, struct inode **ret_ea)
 {
-	struct inode *ea;
+	struct inode *ea = NULL;
 	int err;
 
 	err = inode_get(ip->fs, inum, &ea);
@@ -133,7 +133,7 @@ int ea_inode_read(struct inode *ip, struct inode *ea, const struct xattr_key *ke
 static struct inode *get_equal(struct inode *ip, uint32_t ino, const void *data, uint32_t size,
 			       void *scratch)
 {
-	struct inode *ea;
+	struct inode *ea = NULL;
 
 	if (ea_inode_get(ip, ino, size, &ea) < 0)
 		return NULL;
@@ -197,7 +197,7 @@ static NO_TSA int create(struct inode *ip, uint32_t hash, uint32_t size, struct 
 	};
 	const struct quota_owner owner = { { attrs.uid, attrs.gid, attrs.projid } };
 	struct handle *h;
-	struct inode *ea;
+	struct inode *ea = NULL;
 	int err;
 
 	err = quota_prepare(fs, &owner);
@@ -300,7 +300,7 @@ static int fill(struct inode *ea, const uint8_t *data, uint32_t size)
 int ea_inode_make(struct inode *ip, const void *data, uint32_t size, struct inode **ret_ea)
 {
 	uint32_t hash = ea_value_hash(ip->fs, data, size);
-	struct inode *ea;
+	struct inode *ea = NULL;
 	int err;
 
 	err = find_equal(ip, hash, data, size, &ea);

@@ -10,14 +10,13 @@
  * E2  A node's keys lie inside the range its parent gives it.  The cache verifies a block once for
  *     an inode, the tree may name it twice: so the borders are looked at again after each read.
  */
-#include "fs/fs.h"
+#include "fs/map_priv.h"
 
 #include "base/diag.h"
-#include "fs/fs_priv.h"
 
 /* A part of the tree: the node at @blk and what is below. */
 struct subtree {
-	blk_t blk; /* 0: there is none */
+	blk_t blk;
 	uint16_t depth;
 	lblk_t first, end;
 };
@@ -27,37 +26,42 @@ static int extent_node_verify(const void *data, uint32_t bytes, blk_t blk, const
 	return verify_extent_node(arg, data, bytes, blk);
 }
 
-static const struct buf_ops extent_node_ops = { "extent block", extent_node_verify };
+const struct buf_ops extent_node_ops = { "extent block", extent_node_verify };
 
-static const struct ext4_extent *node_extent(const struct ext4_extent_header *eh, uint32_t index)
+struct map_ext extent_decode(const struct ext4_extent *ex)
 {
-	return (const struct ext4_extent *)(const void *)(eh + 1) + index;
+	uint32_t len = le16_get(ex->ee_len);
+	bool unwritten = len > EXT_INIT_MAX_LEN;
+
+	return (struct map_ext){
+		.logical = le32_get(ex->ee_block),
+		.count = unwritten ? len - EXT_INIT_MAX_LEN : len,
+		.physical = (blk_t)le16_get(ex->ee_start_hi) << 32 | le32_get(ex->ee_start_lo),
+		.state = unwritten ? MAP_UNWRITTEN : MAP_WRITTEN,
+	};
 }
 
-static const struct ext4_extent_idx *node_index(const struct ext4_extent_header *eh, uint32_t index)
+struct ext4_extent extent_encode(const struct map_ext *ext)
 {
-	return (const struct ext4_extent_idx *)(const void *)(eh + 1) + index;
-}
+	uint32_t unwritten = ext->state == MAP_UNWRITTEN ? EXT_INIT_MAX_LEN : 0;
 
-/* The logical block of an entry: it comes first in both kinds. */
-static lblk_t node_key(const struct ext4_extent_header *eh, uint32_t index)
-{
-	_Static_assert(offsetof(struct ext4_extent, ee_block) == 0 &&
-			       offsetof(struct ext4_extent_idx, ei_block) == 0 &&
-			       sizeof(struct ext4_extent) == sizeof(struct ext4_extent_idx),
-		       "the keys of leaves and inner nodes lie alike");
-	return le32_get(node_extent(eh, index)->ee_block);
+	return (struct ext4_extent){
+		.ee_block = le32_make(ext->logical),
+		.ee_len = le16_make((uint16_t)(ext->count + unwritten)),
+		.ee_start_hi = le16_make((uint16_t)(ext->physical >> 32)),
+		.ee_start_lo = le32_make((uint32_t)ext->physical),
+	};
 }
 
 /* How many entries start at or before @logical. */
-static uint32_t node_search(const struct ext4_extent_header *eh, lblk_t logical)
+static uint32_t node_search(struct ext4_extent_header *eh, lblk_t logical)
 {
-	uint32_t low = 0, high = le16_get(eh->eh_entries);
+	uint32_t low = 0, high = extent_entries(eh);
 
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 
-		if (node_key(eh, middle) <= logical)
+		if (extent_key(eh, middle) <= logical)
 			low = middle + 1;
 		else
 			high = middle;
@@ -66,25 +70,24 @@ static uint32_t node_search(const struct ext4_extent_header *eh, lblk_t logical)
 }
 
 /* What lies below entry @index of the inner node @eh, whose own range ends at @end. */
-static struct subtree node_child(const struct ext4_extent_header *eh, uint32_t index, lblk_t end)
+static struct subtree node_child(struct ext4_extent_header *eh, uint32_t index, lblk_t end)
 {
-	const struct ext4_extent_idx *ix = node_index(eh, index);
+	const struct ext4_extent_idx *ix = extent_index_at(eh, index);
 
 	return (struct subtree){
 		.blk = (blk_t)le16_get(ix->ei_leaf_hi) << 32 | le32_get(ix->ei_leaf_lo),
 		.depth = (uint16_t)(le16_get(eh->eh_depth) - 1),
-		.first = node_key(eh, index),
-		.end = index + 1 < le16_get(eh->eh_entries) ? node_key(eh, index + 1) : end,
+		.first = extent_key(eh, index),
+		.end = index + 1 < extent_entries(eh) ? extent_key(eh, index + 1) : end,
 	};
 }
 
-/* Reads the node of @sub; its buffer replaces the one in *@buf. */
-static int node_read(struct inode *ip, const struct subtree *sub, struct buf **buf)
+static int node_read(struct inode *ip, const struct subtree *sub, struct buf **ret_buf)
 {
-	const struct ext4_extent_header *eh;
+	struct ext4_extent_header *eh;
 	struct verify_inode vi;
 	struct buf *node;
-	uint16_t entries;
+	uint32_t entries;
 	int err;
 
 	inode_verify_arg(ip, &vi);
@@ -96,120 +99,192 @@ static int node_read(struct inode *ip, const struct subtree *sub, struct buf **b
 	if (err < 0)
 		return fail_in(err, "inode %u, extent tree", ip->ino);
 
-	eh = (const void *)node->data;
-	entries = le16_get(eh->eh_entries);
+	eh = (void *)node->data;
+	entries = extent_entries(eh);
 	if (le16_get(eh->eh_depth) != sub->depth ||
-	    (entries > 0 &&
-	     (node_key(eh, 0) < sub->first || node_key(eh, entries - 1u) >= sub->end))) {
+	    (entries > 0 && (extent_key(eh, 0) < sub->first ||
+			     extent_key(eh, entries - 1u) >= sub->end))) { /* E2 */
 		buf_put(node);
 		return corrupt("inode %u, extent block %llu: not of the depth or range it is for",
 			       ip->ino, (unsigned long long)sub->blk);
 	}
-	buf_put(*buf);
-	*buf = node;
+	*ret_buf = node;
 	return 0;
 }
 
-static bool extent_is_unwritten(const struct ext4_extent *ex)
+/* ---- paths ----------------------------------------------------------------------------------- */
+
+int extent_child_read(struct extent_path *p, uint32_t l, uint32_t index, struct extent_level *ret)
 {
-	return le16_get(ex->ee_len) > EXT_INIT_MAX_LEN;
+	struct subtree sub = node_child(p->level[l].eh, index, p->level[l].end);
+	struct buf *buf;
+	int err;
+
+	err = node_read(p->ip, &sub, &buf);
+	if (err < 0)
+		return err;
+	*ret = (struct extent_level){
+		.buf = buf,
+		.eh = (void *)buf->data,
+		.first = sub.first,
+		.end = sub.end,
+	};
+	return 0;
 }
 
-static uint32_t extent_count(const struct ext4_extent *ex)
+void extent_path_close(struct extent_path *p)
 {
-	uint32_t len = le16_get(ex->ee_len);
-
-	return len > EXT_INIT_MAX_LEN ? len - EXT_INIT_MAX_LEN : len;
+	for (uint32_t l = 1; l <= p->depth; l++)
+		buf_put(p->level[l].buf);
+	p->depth = 0;
 }
 
-/*
- * The first extent of @next, which is where a hole before it ends.  Usually that is the key of its
- * index entry, but an index may stay behind when its first extents are removed.
- */
-static int neighbour_start(struct inode *ip, const struct subtree *next, lblk_t *ret_start)
+int extent_path_open(struct inode *ip, lblk_t logical, struct extent_path *ret)
 {
-	struct buf *buf BUF_SCOPE = NULL;
-	struct subtree sub = *next;
+	struct extent_path *p = ret;
+	struct extent_level *level = &p->level[0];
 
-	for (;;) {
-		const struct ext4_extent_header *eh;
+	p->ip = ip;
+	p->depth = 0; /* how far it is open */
+	*level = (struct extent_level){ .eh = (void *)ip->raw->i_block, .end = UINT32_MAX };
+	while (le16_get(level->eh->eh_depth) > 0) { /* E1 */
+		uint32_t before = node_search(level->eh, logical);
 		int err;
 
-		err = node_read(ip, &sub, &buf);
-		if (err < 0)
+		level->at = before > 0 ? before - 1 : 0;
+		err = extent_child_read(p, p->depth, level->at, level + 1);
+		if (err < 0) {
+			extent_path_close(p);
 			return err;
-		eh = (const void *)buf->data;
-		if (le16_get(eh->eh_entries) == 0) {
-			*ret_start = next->first;
+		}
+		level++;
+		p->depth++;
+	}
+	level->at = node_search(level->eh, logical);
+	return 0;
+}
+
+/* ---- finding --------------------------------------------------------------------------------- */
+
+/*
+ * Where the hole behind the last extent of the leaf ends: at the first extent of the next leaf.
+ * Usually that is the key of its index entry, but an index may stay behind when its first extents
+ * are removed.
+ */
+static int hole_end_behind(struct extent_path *p, lblk_t *ret_end)
+{
+	uint32_t l = p->depth;
+	struct subtree sub;
+	lblk_t key;
+
+	do {
+		if (l == 0) {
+			*ret_end = UINT32_MAX;
 			return 0;
 		}
-		if (sub.depth == 0) {
-			*ret_start = node_key(eh, 0);
+		l--;
+	} while (p->level[l].at + 1 >= extent_entries(p->level[l].eh));
+	sub = node_child(p->level[l].eh, p->level[l].at + 1, p->level[l].end);
+	key = sub.first;
+
+	for (;;) {
+		struct buf *buf BUF_SCOPE = NULL;
+		struct ext4_extent_header *eh;
+		int err;
+
+		err = node_read(p->ip, &sub, &buf);
+		if (err < 0)
+			return err;
+		eh = (void *)buf->data;
+		if (extent_entries(eh) == 0 || sub.depth == 0) {
+			*ret_end = extent_entries(eh) == 0 ? key : extent_key(eh, 0);
 			return 0;
 		}
 		sub = node_child(eh, 0, sub.end);
 	}
 }
 
-/* @before: how many extents of the leaf start at or before @logical. */
-static bool leaf_covers(const struct ext4_extent_header *eh, uint32_t before, lblk_t logical,
-			lblk_t end, struct map_ext *ret_ext)
+static int leaf_find(struct extent_path *p, lblk_t logical, struct map_ext *ret_ext)
 {
-	const struct ext4_extent *ex;
-	uint32_t skip;
+	struct extent_level *leaf = &p->level[p->depth];
+	lblk_t hole_start = logical, hole_end;
+	int err;
 
-	if (before == 0)
-		return false;
-	ex = node_extent(eh, before - 1);
-	skip = logical - le32_get(ex->ee_block);
-	if (skip >= extent_count(ex))
-		return false;
-	*ret_ext = (struct map_ext){
-		.logical = logical,
-		.count = (uint32_t)min_u64(extent_count(ex) - skip, end - logical),
-		.physical = ((blk_t)le16_get(ex->ee_start_hi) << 32 | le32_get(ex->ee_start_lo)) +
-			    skip,
-		.state = extent_is_unwritten(ex) ? MAP_UNWRITTEN : MAP_WRITTEN,
-	};
-	return true;
+	if (leaf->at > 0) {
+		struct map_ext ext = extent_decode(extent_at(leaf->eh, leaf->at - 1));
+
+		ext.count = (uint32_t)min_u64(ext.count, leaf->end - ext.logical);
+		if (logical - ext.logical < ext.count) {
+			*ret_ext = ext;
+			return 0;
+		}
+		hole_start = ext.logical + ext.count;
+	}
+	if (leaf->at < extent_entries(leaf->eh)) {
+		hole_end = extent_key(leaf->eh, leaf->at);
+	} else {
+		err = hole_end_behind(p, &hole_end);
+		if (err < 0)
+			return err;
+	}
+	*ret_ext = (struct map_ext){ .logical = hole_start, .count = hole_end - hole_start };
+	return 0;
 }
 
 int extent_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext)
 {
-	const struct ext4_extent_header *eh = (const void *)ip->raw->i_block;
-	struct buf *buf BUF_SCOPE = NULL;
-	struct subtree sub = { .end = UINT32_MAX };
-	struct subtree next = { 0 }; /* what follows the leaf we come to */
-	lblk_t hole_end = UINT32_MAX;
-	uint32_t before;
+	struct extent_path p;
 	int err;
 
-	while (le16_get(eh->eh_depth) > 0) {
-		before = node_search(eh, logical);
-		if (before < le16_get(eh->eh_entries))
-			next = node_child(eh, before, sub.end);
-		if (before == 0)
-			goto hole;
-		sub = node_child(eh, before - 1, sub.end);
-		err = node_read(ip, &sub, &buf);
-		if (err < 0)
-			return err;
-		eh = (const void *)buf->data;
-	}
+	err = extent_path_open(ip, logical, &p);
+	if (err < 0)
+		return err;
+	err = leaf_find(&p, logical, ret_ext);
+	extent_path_close(&p);
+	return err;
+}
 
-	before = node_search(eh, logical);
-	if (leaf_covers(eh, before, logical, sub.end, ret_ext))
-		return 0;
-	if (before < le16_get(eh->eh_entries)) {
-		hole_end = node_key(eh, before);
-		next.blk = 0;
-	}
-hole:
-	if (next.blk) {
-		err = neighbour_start(ip, &next, &hole_end);
+int extent_is_used(struct inode *ip, lblk_t first, lblk_t end, bool *ret_used)
+{
+	while (first < end) {
+		struct map_ext ext;
+		int err;
+
+		err = extent_find(ip, first, &ext);
 		if (err < 0)
 			return err;
+		if (ext.state != MAP_HOLE) {
+			*ret_used = true;
+			return 0;
+		}
+		first = ext.logical + ext.count;
 	}
-	*ret_ext = (struct map_ext){ .logical = logical, .count = hole_end - logical };
+	*ret_used = false;
+	return 0;
+}
+
+/* As if the file lay in one piece with its neighbour, the one before if there is one. */
+int extent_goal(struct inode *ip, lblk_t logical, blk_t *ret_goal)
+{
+	struct extent_path p;
+	struct extent_level *leaf;
+	blk_t goal = 0;
+	int err;
+
+	err = extent_path_open(ip, logical, &p);
+	if (err < 0)
+		return err;
+	leaf = &p.level[p.depth];
+	if (leaf->at > 0) {
+		struct map_ext ext = extent_decode(extent_at(leaf->eh, leaf->at - 1));
+
+		goal = ext.physical + (logical - ext.logical);
+	} else if (extent_entries(leaf->eh) > 0) {
+		struct map_ext ext = extent_decode(extent_at(leaf->eh, 0));
+
+		goal = ext.physical - min_u64(ext.physical, ext.logical - logical);
+	}
+	extent_path_close(&p);
+	*ret_goal = goal <= ip->fs->geom.first_data_block || goal >= ip->fs->geom.blocks ? 0 : goal;
 	return 0;
 }

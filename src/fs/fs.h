@@ -182,6 +182,13 @@ enum inode_state { INODE_EMPTY, INODE_INLINE, INODE_BLOCKS, INODE_FAST };
 
 enum inode_load { INODE_LOADING, INODE_READY, INODE_GONE };
 
+/* What map_read() found last: map.c. */
+struct map_cache {
+	_Atomic uint32_t seq;	/* a: odd while the others change */
+	_Atomic uint64_t range; /* a: first block and how many; none: nothing is remembered */
+	_Atomic uint64_t place; /* a: state and physical block */
+};
+
 /* shared */
 struct inode {
 	struct uext4_fs *fs;   /* c */
@@ -200,6 +207,7 @@ struct inode {
 	struct rwlock invalidate;   /* RANK_invalidate */
 	struct rwlock xattr_lock;   /* RANK_xattr */
 	struct rwlock map_lock;	    /* RANK_map */
+	struct map_cache map_cache; /* a */
 	struct mapping pages;	    /* regular files */
 	_Atomic uint64_t read_next; /* a: where a sequential reader would go on; a hint */
 

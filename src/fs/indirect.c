@@ -11,7 +11,7 @@
  * B1  A run handed out lies in one block of pointers; a hole may reach over several slots of
  *     i_block.
  */
-#include "fs/fs_priv.h"
+#include "fs/map_priv.h"
 
 #include "base/diag.h"
 
@@ -32,7 +32,7 @@ static int indirect_verify(const void *data, uint32_t bytes, blk_t blk, const vo
 	return 0;
 }
 
-static const struct buf_ops indirect_ops = { "indirect block", indirect_verify };
+const struct buf_ops indirect_ops = { "indirect block", indirect_verify };
 
 /* How many pointers from @index on are 0. */
 static uint32_t count_zeros(const le32 *pointers, uint32_t index, uint32_t pointers_count)
@@ -55,36 +55,42 @@ static uint32_t count_run(const le32 *pointers, uint32_t index, uint32_t pointer
 	return count;
 }
 
-/* Where @logical is in the map. */
-struct place {
-	uint32_t slot;	/* of i_block */
-	uint32_t level; /* blocks of pointers below the slot */
-	uint64_t rest;	/* blocks before @logical under the slot */
-};
-
-/* Blocks one pointer stands for with @level blocks of pointers below it. */
-static uint64_t span(const struct geom *g, uint32_t level)
-{
-	return 1ull << (g->block_bits - 2) * level;
-}
-
-static bool place_find(const struct geom *g, lblk_t logical, struct place *ret)
+bool indirect_place_find(const struct geom *g, lblk_t logical, struct indirect_place *ret)
 {
 	uint64_t rest = logical;
 
 	if (logical < EXT4_NDIR_BLOCKS) {
-		*ret = (struct place){ .slot = logical };
+		*ret = (struct indirect_place){ .slot = logical };
 		return true;
 	}
 	rest -= EXT4_NDIR_BLOCKS;
 	for (uint32_t level = 1; level <= 3; level++) {
-		if (rest < span(g, level)) {
-			*ret = (struct place){ EXT4_IND_BLOCK + level - 1, level, rest };
+		if (rest < indirect_span(g, level)) {
+			*ret = (struct indirect_place){ EXT4_IND_BLOCK + level - 1, level, rest };
 			return true;
 		}
-		rest -= span(g, level);
+		rest -= indirect_span(g, level);
 	}
 	return false;
+}
+
+uint64_t indirect_blocks_max(const struct geom *g)
+{
+	uint64_t blocks = EXT4_NDIR_BLOCKS;
+
+	for (uint32_t level = 1; level <= 3; level++)
+		blocks += indirect_span(g, level);
+	return min_u64(blocks, UINT32_MAX);
+}
+
+int indirect_read(struct inode *ip, blk_t blk, struct buf **ret_buf)
+{
+	struct verify_inode vi;
+	int err;
+
+	inode_verify_arg(ip, &vi);
+	err = buf_read(ip->fs->cache, blk, &indirect_ops, inode_buf_owner(ip), &vi, 0, ret_buf);
+	return err < 0 ? fail_in(err, "inode %u, block map", ip->ino) : 0;
 }
 
 static void hole(lblk_t logical, uint64_t count, struct map_ext *ret_ext)
@@ -96,15 +102,16 @@ static void hole(lblk_t logical, uint64_t count, struct map_ext *ret_ext)
 }
 
 /* The hole that begins under a slot of i_block that is 0, and goes on over those that are 0 too. */
-static void root_hole(const struct inode *ip, lblk_t logical, const struct place *place,
+static void root_hole(const struct inode *ip, lblk_t logical, const struct indirect_place *place,
 		      struct map_ext *ret_ext)
 {
 	const struct geom *g = &ip->fs->geom;
-	uint64_t count = span(g, place->level) - place->rest;
+	uint64_t count = indirect_span(g, place->level) - place->rest;
 	uint32_t slot = place->slot + 1;
 
 	for (; slot < EXT4_N_BLOCKS && le32_get(ip->raw->i_block[slot]) == 0; slot++)
-		count += span(g, slot < EXT4_NDIR_BLOCKS ? 0 : slot - EXT4_NDIR_BLOCKS + 1);
+		count += indirect_span(g,
+				       slot < EXT4_NDIR_BLOCKS ? 0 : slot - EXT4_NDIR_BLOCKS + 1);
 	hole(logical, slot == EXT4_N_BLOCKS ? UINT32_MAX : count, ret_ext);
 }
 
@@ -121,15 +128,13 @@ static void written(lblk_t logical, const le32 *pointers, uint32_t index, uint32
 }
 
 /* Goes down from pointer @blk with place.level blocks of pointers on the way. */
-static int descend(struct inode *ip, lblk_t logical, struct place place, blk_t blk,
+static int descend(struct inode *ip, lblk_t logical, struct indirect_place place, blk_t blk,
 		   struct map_ext *ret_ext)
 {
 	const struct geom *g = &ip->fs->geom;
-	const uint32_t pointers_count = g->block_size / (uint32_t)sizeof(le32);
+	const uint32_t pointers_count = indirect_pointers(g);
 	struct buf *buf BUF_SCOPE = NULL;
-	struct verify_inode vi;
 
-	inode_verify_arg(ip, &vi);
 	for (;;) {
 		const le32 *pointers;
 		uint32_t index;
@@ -137,19 +142,18 @@ static int descend(struct inode *ip, lblk_t logical, struct place place, blk_t b
 
 		buf_put(buf);
 		buf = NULL;
-		err = buf_read(ip->fs->cache, blk, &indirect_ops, inode_buf_owner(ip), &vi, 0,
-			       &buf);
+		err = indirect_read(ip, blk, &buf);
 		if (err < 0)
-			return fail_in(err, "inode %u, block map", ip->ino);
+			return err;
 		pointers = (const void *)buf->data;
 		place.level--;
-		index = (uint32_t)(place.rest / span(g, place.level));
-		place.rest %= span(g, place.level);
+		index = (uint32_t)(place.rest / indirect_span(g, place.level));
+		place.rest %= indirect_span(g, place.level);
 		blk = le32_get(pointers[index]);
 		if (blk == 0) {
 			uint64_t zeros = count_zeros(pointers, index, pointers_count);
 
-			hole(logical, zeros * span(g, place.level) - place.rest, ret_ext);
+			hole(logical, zeros * indirect_span(g, place.level) - place.rest, ret_ext);
 			return 0;
 		}
 		if (place.level == 0) {
@@ -162,10 +166,10 @@ static int descend(struct inode *ip, lblk_t logical, struct place place, blk_t b
 int indirect_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext)
 {
 	const struct geom *g = &ip->fs->geom;
-	struct place place;
+	struct indirect_place place;
 	blk_t blk;
 
-	if (!place_find(g, logical, &place)) {
+	if (!indirect_place_find(g, logical, &place)) {
 		hole(logical, UINT32_MAX, ret_ext);
 		return 0;
 	}
@@ -177,5 +181,51 @@ int indirect_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext)
 	if (place.level > 0)
 		return descend(ip, logical, place, blk, ret_ext);
 	written(logical, ip->raw->i_block, place.slot, EXT4_NDIR_BLOCKS, ret_ext);
+	return 0;
+}
+
+/* The last pointer before @index that is not 0, or 0. */
+static blk_t last_before(const le32 *pointers, uint32_t index)
+{
+	while (index > 0)
+		if (le32_get(pointers[--index]) != 0)
+			return le32_get(pointers[index]);
+	return 0;
+}
+
+/* Behind the block before it that the same block of pointers names, else behind that block. */
+int indirect_goal(struct inode *ip, lblk_t logical, blk_t *ret_goal)
+{
+	const struct geom *g = &ip->fs->geom;
+	struct buf *buf BUF_SCOPE = NULL;
+	struct indirect_place place;
+	const le32 *pointers = ip->raw->i_block;
+	uint32_t index;
+	blk_t near = 0;
+
+	if (!indirect_place_find(g, logical, &place))
+		return fail(-EFBIG, "inode %u: a block map has no block %u", ip->ino, logical);
+	for (index = place.slot; place.level > 0;) {
+		blk_t blk = le32_get(pointers[index]), before = last_before(pointers, index);
+		int err;
+
+		if (blk == 0) {
+			*ret_goal = before != 0 ? before : near;
+			return 0;
+		}
+		near = blk + 1;
+		buf_put(buf);
+		buf = NULL;
+		err = indirect_read(ip, blk, &buf);
+		if (err < 0)
+			return err;
+		pointers = (const void *)buf->data;
+		place.level--;
+		index = (uint32_t)(place.rest / indirect_span(g, place.level));
+		place.rest %= indirect_span(g, place.level);
+	}
+	if (last_before(pointers, index) != 0)
+		near = last_before(pointers, index) + 1;
+	*ret_goal = near;
 	return 0;
 }

@@ -38,10 +38,22 @@ int map_read(struct inode *ip, lblk_t logical, struct map_ext *ret_ext) MUST_CHE
 int map_read_buf(struct inode *ip, lblk_t logical, const struct buf_ops *ops, const void *arg,
 		 struct buf **ret_buf) MUST_CHECK;
 
-/* Enough to insert, convert or remove one extent, all splits and balloc_record() included. */
+/*
+ * Enough for one call below: splits, balloc_record(), the inode, its quota, and the buffer that
+ * map_add_buf() makes.
+ */
 uint32_t map_credits(const struct inode *ip);
-/* Enough to do so for @extents of them in one handle: less than that many times map_credits(). */
+/*
+ * Enough for @extents of them in one handle, for a block map of together no more blocks
+ * than a group has: less than that many times map_credits().
+ */
 uint32_t map_credits_for(const struct inode *ip, uint32_t extents);
+
+/* Where block @logical would best lie, for balloc_request.goal; 0: there is nothing near it. */
+int map_goal(struct inode *ip, lblk_t logical, blk_t *ret_goal) MUST_CHECK;
+
+/* What one call can insert or convert. */
+#define MAP_COUNT_MAX 32768u
 
 /*
  * Blocks taken by balloc_alloc(), whose bytes are written: records them and maps [@logical, +count)
@@ -53,9 +65,9 @@ uint32_t map_credits_for(const struct inode *ip, uint32_t extents);
 int map_insert(struct handle *h, struct inode *ip, lblk_t logical, uint32_t count,
 	       const struct blk_run *run, bool unwritten) MUST_CHECK;
 /*
- * bigalloc: if the cluster of @logical is the file's already, the block that belongs to @logical
- * (*ret_blk) and how many blocks from there on (*ret_count) up to the end of the cluster or the
- * next mapped block; *ret_blk 0: it is not.
+ * bigalloc: if the cluster of @logical, which is a hole, is the file's already, the block that
+ * belongs to @logical (*ret_blk) and how many blocks from there on (*ret_count) up to the end of
+ * the cluster or the next mapped block; *ret_blk 0: it is not.
  */
 int map_find_cluster(struct inode *ip, lblk_t logical, blk_t *ret_blk, uint32_t *ret_count)
 	MUST_CHECK;
@@ -72,8 +84,10 @@ int map_convert_unwritten(struct handle *h, struct inode *ip, lblk_t logical, ui
 	MUST_CHECK;
 /*
  * Removes and frees what is mapped in [@first, @first + @count), from the end, as far as the
- * handle's credits go: *ret_left is how many blocks from @first on remain to be looked at (0:
- * done). The caller restarts the handle and calls again.  Block-mapped inodes included.
+ * handle's credits go, which it may all use: *ret_left is how many blocks from @first on remain to
+ * be looked at (0: done).  The caller restarts the handle with map_credits(), better
+ * map_credits_for() some, and calls again.  Block-mapped inodes included.  With less than
+ * map_credits() left nothing happens.
  */
 int map_remove(struct handle *h, struct inode *ip, lblk_t first, uint32_t count, uint32_t *ret_left)
 	MUST_CHECK;
@@ -93,12 +107,5 @@ int map_alloc(struct handle *h, struct inode *ip, lblk_t logical, uint32_t count
 void map_init(struct inode *ip);
 /* The largest size a file with this map can have, in bytes. */
 uint64_t map_size_max(const struct inode *ip);
-
-/*
- * ---- the two kinds; called by map.c only, which holds map_lock ---------------------------------
- */
-
-int extent_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext) MUST_CHECK;
-int indirect_find(struct inode *ip, lblk_t logical, struct map_ext *ret_ext) MUST_CHECK;
 
 #endif

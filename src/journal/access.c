@@ -73,16 +73,11 @@ static int reserve_entries(struct txn *t)
 /* T3: room for one more buffer and @revokes more revokes, and for what their commit needs. */
 static int txn_reserve(struct txn_log *log, struct txn *t, size_t revokes) REQUIRES(&log->lock)
 {
-	size_t slots = t->count + 1, max = log->credits_max;
 	int err;
 
-	if (log->j != NULL) {
-		slots = txn_log_blocks(log, slots, t->revokes.count + revokes);
-		max = log->txn_blocks_max; /* entries without a copy are counted, too */
-	}
 	err = reserve_entries(t);
 	if (err == 0)
-		err = copy_pool_reserve(&log->pool, min_size(slots, max));
+		err = copy_pool_reserve(&log->pool, txn_slots(log, t, 1, revokes));
 	if (err == 0 && t->done == NULL && log->j != NULL) {
 		t->done = mem_zalloc(sizeof(*t->done));
 		err = t->done == NULL ? -ENOMEM : 0;

@@ -240,11 +240,13 @@ static int checkpoint_round(struct txn_log *log, uint32_t room, bool *ret_progre
 bool checkpoint(struct txn_log *log, uint32_t room)
 {
 	bool progress = true, any = false;
+	tid_t committed = 0;
 	int err = 0;
 
 	assert(!log->checkpoint_busy);
 	log->checkpoint_busy = true;
 	while (progress && err == 0 && log->room < room && !list_empty(&log->done)) {
+		committed = atomic_load(&log->committed_tid);
 		mutex_unlock(&log->lock);
 		err = checkpoint_round(log, room, &progress);
 		if (err < 0)
@@ -252,7 +254,8 @@ bool checkpoint(struct txn_log *log, uint32_t room)
 		mutex_lock(&log->lock);
 		any |= progress;
 	}
-	if (!progress)
+	/* Unless a commit came to its end meanwhile, which may be what was missing. */
+	if (!progress && committed == atomic_load(&log->committed_tid))
 		log->checkpoint_stuck = true;
 	log->checkpoint_busy = false;
 	cond_broadcast(&log->changed);

@@ -499,7 +499,7 @@ static void commit_finish(struct txn_log *log, struct txn *t) REQUIRES(&log->loc
 	if (settle_entries(log, t, done))
 		wait_homing(log); /* before others may write there (J3, J4) */
 	txn_reset(log, t);
-	copy_pool_trim(&log->pool, log->running->count);
+	copy_pool_trim(&log->pool, txn_slots(log, log->running, 0, 0));
 	log->committing = NULL;
 	log->checkpoint_stuck = false;
 	atomic_store(&log->committed_tid, tid);
@@ -520,6 +520,7 @@ void commit_running(struct txn_log *log)
 	assert(!log->commit_busy);
 	log->commit_busy = true;
 	log->draining = true;
+	log->commit_wanted = 0;
 	gate_close(log);
 	while (gate_has_handles(log))
 		cond_wait(&log->changed, &log->lock);
@@ -692,9 +693,10 @@ static bool commit_is_due(struct txn_log *log, uint64_t now) REQUIRES(&log->lock
 {
 	const struct txn *t = log->running;
 
-	if (txn_is_empty(t))
-		return false;
-	return log->commit_wanted == t->tid || now >= t->started_ns + log->interval_ns;
+	/* Somebody waits for credits: also those that are only promised come back by a commit. */
+	if (log->commit_wanted == t->tid)
+		return true;
+	return !txn_is_empty(t) && now >= t->started_ns + log->interval_ns;
 }
 
 /* Less than half of the log is free; then until three quarters are. */

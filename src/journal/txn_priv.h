@@ -207,6 +207,19 @@ static inline uint32_t txn_log_blocks(const struct txn_log *log, size_t buffers,
 			  div_round_up(revokes, log->revokes_per_block) + 1);
 }
 
+/* Slots of the pool that the commit of @t needs at most, with so much more in it. */
+static inline size_t txn_slots(const struct txn_log *log, const struct txn *t, size_t buffers,
+			       size_t revokes)
+{
+	size_t slots = t->count + buffers;
+
+	if (log->j == NULL)
+		return min_size(slots, log->credits_max);
+	/* Entries that will have no copy are counted, too. */
+	slots = txn_log_blocks(log, slots, t->revokes.count + revokes);
+	return min_size(slots, log->txn_blocks_max);
+}
+
 static inline bool txn_is_empty(const struct txn *t)
 {
 	return t->count == 0 && t->revokes.count == 0;

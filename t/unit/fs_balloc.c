@@ -1133,7 +1133,7 @@ static void damaged_groups_are_passed_over(void **state)
 	}
 }
 
-/* ---- what fails ------------------------------------------------------------------------------- */
+/* ---- what fails ------------------------------------------------------------------------------ */
 
 static const struct recipe failing = { "failing", 8 * 1024,
 				       "-t ext4 -b 1024 -g 1024 -N 128 -O ^has_journal " LAZY };
@@ -1327,7 +1327,7 @@ static void a_tebibyte(void **state)
 	unlink(rig.path);
 }
 
-/* ---- speed ------------------------------------------------------------------------------------ */
+/* ---- speed ----------------------------------------------------------------------------------- */
 
 static const struct recipe roomy = { "roomy", 16u << 20, "-t ext4 -b 4096 -O ^has_journal " LAZY };
 

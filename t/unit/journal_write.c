@@ -48,6 +48,19 @@ static inline int io_error(void)
 
 static uint64_t seed = 1;
 
+/* Under the thread sanitizer, where one thread alone proves little, there is less of that. */
+#if defined(__SANITIZE_THREAD__)
+enum { SLOW = 8 };
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+enum { SLOW = 8 };
+#else
+enum { SLOW = 1 };
+#endif
+#else
+enum { SLOW = 1 };
+#endif
+
 static uint64_t rnd(uint64_t *state)
 {
 	*state ^= *state >> 12;
@@ -83,7 +96,11 @@ struct record {
 	_Atomic uint32_t acked, issued;
 	uint64_t fail_write, fail_flush; /* which one from now on fails; 0: none */
 	bool failed;
-	unsigned writes_after_failure;
+	bool aborted;
+	unsigned writes_after_abort;
+	uint64_t hold; /* writes in front of this offset wait */
+	unsigned held; /* that many do */
+	struct cond changed;
 };
 
 struct disk {
@@ -143,7 +160,12 @@ static int disk_write(struct dev *d, uint64_t offset, const struct iovec *iov, i
 	bool fails;
 
 	mutex_lock(&r->lock);
-	r->writes_after_failure += r->failed;
+	r->writes_after_abort += r->aborted;
+	r->held++;
+	cond_broadcast(&r->changed);
+	while (offset < r->hold)
+		cond_wait(&r->changed, &r->lock);
+	r->held--;
 	fails = counts_down(&r->fail_write);
 	for (int i = 0; i < n && !fails; i++) {
 		memcpy(to, iov[i].iov_base, iov[i].iov_len);
@@ -207,6 +229,7 @@ static struct record *record_create(void)
 	struct record *r = calloc(1, sizeof(*r));
 
 	mutex_init(&r->lock, RANK_record);
+	cond_init(&r->changed);
 	return r;
 }
 
@@ -222,6 +245,7 @@ static void record_destroy(struct record *r)
 	record_clear(r);
 	free(r->events);
 	mutex_finish(&r->lock);
+	cond_finish(&r->changed);
 	free(r);
 }
 
@@ -358,13 +382,18 @@ struct client {
 	struct disk *home, *external;
 	struct cache *cache;
 	struct txn_log *log;
+	uint64_t rnd;
+
+	struct mutex lock; /* RANK_group: an operation, so that one comes after the other */
 	struct map map;
 	tid_t freed_in[CLIENT_BLOCKS]; /* not to be used before this has committed */
 	bool frozen[CLIENT_BLOCKS];    /* freed, and not yet committed */
-	uint64_t rnd;
+	unsigned commits;
 	int aborted;
 	uint32_t telling_ms;   /* how long it takes to be told of a commit */
 	_Atomic tid_t told_of; /* the last one it was told of */
+	unsigned aborts;
+	bool add_features;
 };
 
 static int verify_any(const void *data, uint32_t bytes, blk_t blk, const void *arg)
@@ -396,10 +425,13 @@ static void client_committed(void *arg, tid_t tid)
 {
 	struct client *c = arg;
 
+	mutex_lock(&c->lock);
+	c->commits++;
 	for (uint32_t i = 0; i < CLIENT_BLOCKS; i++) {
 		if (c->frozen[i] && tid_reached(tid, c->freed_in[i]))
 			c->frozen[i] = false;
 	}
+	mutex_unlock(&c->lock);
 	if (c->telling_ms > 0)
 		sleep_ms(c->telling_ms);
 	atomic_store(&c->told_of, tid);
@@ -410,6 +442,10 @@ static void client_aborted(void *arg, int err)
 	struct client *c = arg;
 
 	c->aborted = err;
+	c->aborts++;
+	mutex_lock(&c->record->lock);
+	c->record->aborted = true;
+	mutex_unlock(&c->record->lock);
 }
 
 static const struct txn_log_ops client_ops = { client_committed, client_aborted };
@@ -426,6 +462,8 @@ static int client_open(struct client *c)
 		.arg = c,
 		.dev = &c->home->dev,
 		.commit_interval_ms = 1000000,
+		.wide = c->add_features,
+		.csum = c->add_features,
 	};
 	struct journal_run runs[4];
 	struct journal *j;
@@ -467,6 +505,7 @@ static struct client *client_create(const struct kind *kind, uint32_t sequence)
 
 	c->kind = kind;
 	c->rnd = seed;
+	mutex_init(&c->lock, RANK_group);
 	c->record = record_create();
 	c->home = disk_create(c->record, DISK_BLOCKS);
 	if (kind != NULL && kind->external)
@@ -484,6 +523,7 @@ static void client_destroy(struct client *c)
 	disk_destroy(c->home);
 	disk_destroy(c->external);
 	record_destroy(c->record);
+	mutex_finish(&c->lock);
 	free(c);
 }
 
@@ -575,8 +615,23 @@ static int change_block(struct client *c, struct handle *h, uint32_t i, uint32_t
 	return 0;
 }
 
-/* An operation: one handle that changes up to three blocks and the map. */
-static int client_op(struct client *c)
+static int client_change(struct client *c, struct handle *h, uint64_t *r) REQUIRES(&c->lock)
+{
+	int err = 0;
+
+	c->record->issued = ++c->map.op;
+	for (uint32_t n = 1 + below(r, 3); n > 0 && err == 0; n--)
+		err = change_block(c, h, 1 + below(r, CLIENT_BLOCKS - 1), below(r, 3));
+	if (err == 0)
+		err = put_map(c, h);
+	return err;
+}
+
+/*
+ * An operation: one handle that changes up to three blocks and the map.  What fails in the middle
+ * of it aborts the journal, as a file system does.
+ */
+static int client_op(struct client *c, uint64_t *r, uint32_t *ret_op)
 {
 	struct handle *h;
 	int err;
@@ -584,25 +639,33 @@ static int client_op(struct client *c)
 	err = handle_start(c->log, 4, &h);
 	if (err < 0)
 		return err;
-	c->record->issued = ++c->map.op;
-	for (uint32_t n = 1 + below(&c->rnd, 3); n > 0 && err == 0; n--)
-		err = change_block(c, h, 1 + below(&c->rnd, CLIENT_BLOCKS - 1), below(&c->rnd, 3));
-	if (err == 0)
-		err = put_map(c, h);
+	mutex_lock(&c->lock);
+	err = client_change(c, h, r);
+	*ret_op = c->map.op;
+	mutex_unlock(&c->lock);
+	if (err < 0)
+		txn_log_abort(c->log, err);
 	return first_error(err, handle_stop(h));
 }
 
-/* Operations with commits, syncs and checkpoints in between. */
-static int client_run(struct client *c, uint32_t ops, bool flushes)
+static void record_ack(struct record *r, uint32_t op)
 {
+	uint32_t acked = r->acked;
+
+	while (acked < op && !atomic_compare_exchange_weak(&r->acked, &acked, op))
+		;
+}
+
+/* Operations with commits, syncs and checkpoints in between. */
+static int client_work(struct client *c, uint64_t *r, uint32_t ops, bool flushes)
+{
+	uint32_t op;
 	int err = 0;
 
 	for (uint32_t i = 0; i < ops && err == 0; i++) {
-		uint32_t dice = below(&c->rnd, 100);
-		uint32_t op;
+		uint32_t dice = below(r, 100);
 
-		err = client_op(c);
-		op = c->map.op;
+		err = client_op(c, r, &op);
 		if (err < 0 || dice >= 40)
 			continue;
 		if (dice == 0 && flushes)
@@ -612,9 +675,14 @@ static int client_run(struct client *c, uint32_t ops, bool flushes)
 		else
 			err = txn_log_commit(c->log, txn_log_running(c->log));
 		if (err == 0)
-			c->record->acked = op;
+			record_ack(c->record, op);
 	}
 	return err;
+}
+
+static int client_run(struct client *c, uint32_t ops, bool flushes)
+{
+	return client_work(c, &c->rnd, ops, flushes);
 }
 
 /* ---- judging --------------------------------------------------------------------------------- */
@@ -683,7 +751,7 @@ static void every_kind_ends_clean(void **state)
 		struct client *c = client_create(&kinds[i], 100);
 		struct journal_recovery r;
 
-		assert_int_equal(client_run(c, 1500, true), 0);
+		assert_int_equal(client_run(c, 1500 / SLOW, true), 0);
 		assert_int_equal(client_close(c), 0);
 		judge_clean(c);
 		assert_int_equal(recover(&c->home->dev, &journal_disk(c)->dev, &kinds[i], &r), 0);
@@ -765,6 +833,12 @@ static size_t cut_everywhere(struct client *c, unsigned tries)
 	return cuts;
 }
 
+static void cut_some(struct client *c)
+{
+	if (SLOW == 1)
+		cut_everywhere(c, 1);
+}
+
 static void client_start_record(struct client *c)
 {
 	disk_start(c->home);
@@ -782,13 +856,632 @@ static void power_may_fail_at_any_request(void **state)
 
 		c->rnd += i;
 		client_start_record(c);
-		assert_int_equal(client_run(c, 600, true), 0);
+		assert_int_equal(client_run(c, 600 / SLOW, true), 0);
 		assert_int_equal(client_close(c), 0);
 		judge_clean(c);
 		cuts += cut_everywhere(c, 1);
 		client_destroy(c);
 	}
 	print_message("%zu cuts\n", cuts);
+}
+
+/* Four threads, whose operations come in one order but whose commits come as they like (J10). */
+struct worker {
+	struct client *c;
+	uint64_t rnd;
+	uint32_t ops;
+	struct thread *thread;
+	int err;
+};
+
+static void worker_run(void *arg)
+{
+	struct worker *w = arg;
+
+	w->err = client_work(w->c, &w->rnd, w->ops, true);
+}
+
+static void run_workers(struct client *c, uint32_t ops)
+{
+	struct worker workers[4];
+
+	for (size_t i = 0; i < ARRAY_SIZE(workers); i++) {
+		workers[i] = (struct worker){ .c = c, .rnd = seed + 77 * i + 1, .ops = ops };
+		assert_int_equal(
+			thread_create("worker", worker_run, &workers[i], &workers[i].thread), 0);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(workers); i++) {
+		thread_join(workers[i].thread);
+		assert_int_equal(workers[i].err, 0);
+	}
+}
+
+static void many_threads(void **state)
+{
+	for (size_t i = 0; i < 2; i++) {
+		struct client *c = client_create(&kinds[i == 0 ? 0 : 8], 100);
+
+		client_start_record(c);
+		run_workers(c, 300);
+		assert_int_equal(client_close(c), 0);
+		judge_clean(c);
+		cut_some(c);
+		client_destroy(c);
+	}
+}
+
+static void many_threads_without_a_journal(void **state)
+{
+	struct client *c = client_create(NULL, 0);
+
+	run_workers(c, 2000);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	client_destroy(c);
+}
+
+/* Number 0 means none, and is passed over with an empty log. */
+static void numbers_wrap(void **state)
+{
+	struct client *c = client_create(&kinds[0], UINT32_MAX - 40);
+
+	client_start_record(c);
+	run_workers(c, 100);
+	assert_true(txn_log_running(c->log) < 1000);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	cut_some(c);
+	client_destroy(c);
+}
+
+/* What an image is after a failure: not older than the last acknowledged operation. */
+static void judge_as_is(struct client *c)
+{
+	uint64_t r = seed;
+
+	recover_and_judge(c, c->home->bytes, c->external ? c->external->bytes : NULL,
+			  c->record->acked, c->record->issued, &r);
+}
+
+/* J7 */
+static void judge_aborted(struct client *c, int err)
+{
+	assert_int_not_equal(err, 0);
+	assert_int_equal(c->aborts, 1);
+	assert_int_not_equal(c->aborted, 0);
+	assert_int_equal(txn_log_error(c->log), c->aborted);
+	assert_int_equal(client_run(c, 1, true), -EROFS);
+	assert_int_equal(txn_log_sync(c->log), c->aborted);
+	assert_int_equal(txn_log_flush(c->log), c->aborted);
+	assert_int_equal(client_close(c), c->aborted);
+	judge_as_is(c);
+}
+
+enum failure { FAIL_WRITE, FAIL_FLUSH };
+
+/* The @nth of these fails; false if there are not so many. */
+static bool fail_nth(const struct kind *kind, enum failure what, uint64_t nth)
+{
+	struct client *c = client_create(kind, 100);
+	bool failed;
+	int err;
+
+	if (what == FAIL_WRITE)
+		c->record->fail_write = nth;
+	else
+		c->record->fail_flush = nth;
+	err = client_run(c, 150, true);
+	failed = c->record->failed;
+	if (failed) {
+		judge_aborted(c, err);
+		/* One that another thread was about to make. */
+		assert_true(c->record->writes_after_abort <= 1);
+	} else {
+		assert_int_equal(err, 0);
+		c->record->fail_write = c->record->fail_flush = 0;
+		assert_int_equal(client_close(c), 0);
+		judge_clean(c);
+	}
+	client_destroy(c);
+	return failed;
+}
+
+static void any_write_may_fail(void **state)
+{
+	for (uint64_t nth = 1; fail_nth(&kinds[0], FAIL_WRITE, nth); nth += SLOW)
+		;
+	for (uint64_t nth = 1; fail_nth(&kinds[8], FAIL_WRITE, nth); nth += 7)
+		;
+}
+
+/* A flush that failed is not tried again as if nothing had been lost. */
+static void any_flush_may_fail(void **state)
+{
+	for (uint64_t nth = 1; fail_nth(&kinds[0], FAIL_FLUSH, nth); nth += SLOW)
+		;
+	for (uint64_t nth = 1; fail_nth(&kinds[8], FAIL_FLUSH, nth); nth += 3)
+		;
+}
+
+static void any_allocation_may_fail(void **state)
+{
+	uint64_t nth = 1, counted;
+
+	for (bool done = false; !done; nth += SLOW) {
+		struct client *c = client_create(&kinds[0], 100);
+		int err;
+
+		(void)mem_fail_nth(nth);
+		err = client_run(c, 60, true);
+		counted = mem_fail_nth(0);
+		done = counted < nth;
+		if (c->aborts != 0) {
+			judge_aborted(c, err);
+		} else {
+			assert_true(err == 0 || err == -ENOMEM);
+			assert_int_equal(client_close(c), 0);
+			judge(c->home->bytes, c->record->acked, c->record->issued);
+		}
+		client_destroy(c);
+	}
+	assert_true(nth > 20);
+}
+
+static void opening_may_fail(void **state)
+{
+	bool done = false;
+
+	for (uint64_t nth = 1; !done; nth++) {
+		struct client *c = client_create(&kinds[0], 100);
+		int err;
+
+		assert_int_equal(client_close(c), 0);
+		(void)mem_fail_nth(nth);
+		err = client_open(c);
+		done = mem_fail_nth(0) < nth;
+		assert_int_equal(err, done ? 0 : -ENOMEM);
+		if (err == 0)
+			assert_int_equal(client_close(c), 0);
+		client_destroy(c);
+	}
+}
+
+/* J6 */
+static void credits_are_not_exceeded(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct handle *h, *h2;
+	struct buf *a, *b;
+
+	assert_int_equal(handle_start(c->log, txn_log_credits_max(c->log) + 1, &h), -ENOSPC);
+	assert_int_equal(handle_start(c->log, txn_log_credits_max(c->log), &h), 0);
+	assert_int_equal(handle_credits(h), txn_log_credits_max(c->log));
+	assert_false(handle_extend(h, 1));
+	assert_int_equal(handle_stop(h), 0);
+
+	assert_int_equal(handle_start(c->log, 1, &h), 0);
+	assert_int_equal(buf_read(c->cache, 1, &any_ops, 0, NULL, 0, &a), 0);
+	assert_int_equal(buf_read(c->cache, 2, &any_ops, 0, NULL, 0, &b), 0);
+	assert_int_equal(handle_get_write(h, a), 0);
+	assert_int_equal(handle_credits(h), 0);
+	assert_int_equal(handle_get_write(h, a), 0); /* costs once */
+	assert_int_equal(handle_get_write(h, b), -ENOSPC);
+	assert_true(handle_extend(h, 2));
+	assert_int_equal(handle_get_write(h, b), 0);
+	assert_int_equal(handle_credits(h), 1);
+	memset(a->data, 'a', BS);
+	memset(b->data, 'b', BS);
+	handle_dirty(h, a); /* b was not changed after all: it is not written */
+	assert_int_equal(handle_stop(h), 0);
+	assert_int_equal(handle_start(c->log, 1, &h2), 0);
+	assert_int_equal(handle_get_write(h2, a), 0); /* nor to another handle */
+	assert_int_equal(handle_credits(h2), 1);
+	assert_int_equal(handle_stop(h2), 0);
+	buf_put(a);
+	buf_put(b);
+	assert_int_equal(txn_log_flush(c->log), 0);
+	assert_int_equal(c->home->bytes[BS], 'a');
+	assert_int_equal(c->home->bytes[2 * BS], 0);
+	assert_int_equal(client_close(c), 0);
+	client_destroy(c);
+}
+
+struct committer {
+	struct txn_log *log;
+	tid_t tid;
+	int err;
+	_Atomic bool done;
+	struct thread *thread;
+};
+
+static void committer_run(void *arg)
+{
+	struct committer *m = arg;
+
+	m->err = txn_log_commit(m->log, m->tid);
+	m->done = true;
+}
+
+static void committer_start(struct committer *m, struct txn_log *log)
+{
+	*m = (struct committer){ .log = log, .tid = txn_log_running(log) };
+	assert_int_equal(thread_create("commit", committer_run, m, &m->thread), 0);
+}
+
+static void committer_join(struct committer *m)
+{
+	thread_join(m->thread);
+	assert_int_equal(m->err, 0);
+}
+
+static void hold_writes(struct record *r, uint64_t below_offset)
+{
+	mutex_lock(&r->lock);
+	r->hold = below_offset;
+	cond_broadcast(&r->changed);
+	mutex_unlock(&r->lock);
+}
+
+static void wait_held(struct record *r)
+{
+	mutex_lock(&r->lock);
+	while (r->held == 0)
+		cond_wait(&r->changed, &r->lock);
+	mutex_unlock(&r->lock);
+}
+
+/* M3: while a commit is being written its buffers change again, and what it writes does not. */
+static void nobody_waits_for_a_commit(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct committer m;
+	uint32_t op;
+
+	client_start_record(c);
+	assert_int_equal(client_op(c, &c->rnd, &op), 0);
+	hold_writes(c->record, UINT64_MAX);
+	committer_start(&m, c->log);
+	wait_held(c->record);
+	for (unsigned i = 0; i < 50; i++) {
+		struct handle *h;
+
+		assert_int_equal(handle_start(c->log, 4, &h), 0);
+		c->record->issued = ++c->map.op;
+		assert_int_equal(put_map(c, h), 0);
+		assert_int_equal(handle_stop(h), 0);
+	}
+	assert_false(m.done);
+	hold_writes(c->record, 0);
+	committer_join(&m);
+	record_ack(c->record, op);
+	judge_as_is(c);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	client_destroy(c);
+}
+
+static void checkpointer_run(void *arg)
+{
+	struct txn_log *log = arg;
+
+	mutex_lock(&log->lock);
+	(void)checkpoint(log, log->room_max);
+	mutex_unlock(&log->lock);
+}
+
+/* One operation that gives block 1 a new version, or frees it. */
+static void change_first(struct client *c, bool create, bool free)
+{
+	struct handle *h;
+
+	assert_int_equal(handle_start(c->log, 4, &h), 0);
+	mutex_lock(&c->lock);
+	c->record->issued = ++c->map.op;
+	c->map.block[1].use = free ? USE_FREE : USE_META;
+	c->map.block[1].value = c->map.op;
+	if (free)
+		assert_int_equal(handle_forget(h, FIRST + 1), 0);
+	else
+		assert_int_equal(put_meta(c, h, 1, create), 0);
+	assert_int_equal(put_map(c, h), 0);
+	mutex_unlock(&c->lock);
+	assert_int_equal(handle_stop(h), 0);
+}
+
+/*
+ * J3, J4: a block that is on its way home for an older transaction while the one that freed it is
+ * committed.  Nobody is told that it may be used again before it has arrived.
+ */
+static void freed_block_arrives_before_reuse(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct thread *checkpointer;
+	struct committer m;
+
+	change_first(c, true, false);
+	assert_int_equal(txn_log_sync(c->log), 0);
+	change_first(c, false, true);
+	assert_int_equal(c->commits, 1);
+	hold_writes(c->record, HOME_BLOCKS * BS);
+	assert_int_equal(thread_create("checkpoint", checkpointer_run, c->log, &checkpointer), 0);
+	wait_held(c->record);
+	committer_start(&m, c->log);
+	sleep_ms(100);
+	mutex_lock(&c->lock);
+	assert_int_equal(c->commits, 1);
+	mutex_unlock(&c->lock);
+	assert_false(m.done);
+	hold_writes(c->record, 0);
+	committer_join(&m);
+	thread_join(checkpointer);
+	assert_int_equal(c->commits, 2);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	client_destroy(c);
+}
+
+/* J7: what was being committed when the journal was aborted does not become valid. */
+static void abort_ends_a_commit(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct committer m;
+
+	client_start_record(c);
+	change_first(c, true, false);
+	hold_writes(c->record, UINT64_MAX);
+	committer_start(&m, c->log);
+	wait_held(c->record);
+	txn_log_abort(c->log, -EUCLEAN);
+	hold_writes(c->record, 0);
+	thread_join(m.thread);
+	assert_int_equal(m.err, -EUCLEAN);
+	/* The superblock was held; then the blocks of the transaction may follow, but no record. */
+	assert_true(c->record->writes_after_abort <= 1);
+	c->record->issued = 0;
+	judge_as_is(c);
+	assert_int_equal(client_close(c), -EUCLEAN);
+	client_destroy(c);
+}
+
+/* Without a journal a freed block may be data at once: then nothing old comes behind it. */
+static void freed_block_is_not_written_behind(void **state)
+{
+	struct client *c = client_create(NULL, 0);
+	struct committer m;
+	struct handle *h;
+	uint8_t data[BS];
+
+	assert_int_equal(handle_start(c->log, 2, &h), 0);
+	mutex_lock(&c->lock);
+	c->map.block[1].value = 5;
+	assert_int_equal(put_meta(c, h, 1, true), 0);
+	mutex_unlock(&c->lock);
+	assert_int_equal(handle_stop(h), 0);
+	hold_writes(c->record, UINT64_MAX);
+	committer_start(&m, c->log);
+	wait_held(c->record);
+	assert_int_equal(handle_start(c->log, 2, &h), 0);
+	hold_writes(c->record, 0);
+	assert_int_equal(handle_forget(h, FIRST + 1), 0);
+	assert_int_equal(write_data(c, 1, 9), 0);
+	assert_int_equal(handle_stop(h), 0);
+	committer_join(&m);
+	fill_data(data, 1, 9);
+	assert_memory_equal(c->home->bytes + (FIRST + 1) * BS, data, BS);
+	assert_int_equal(client_close(c), 0);
+	assert_memory_equal(c->home->bytes + (FIRST + 1) * BS, data, BS);
+	client_destroy(c);
+}
+
+/* A handle that wants more goes on in the next transaction when a commit waits for it. */
+static void restart_lets_a_commit_pass(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct committer m;
+	struct handle *h;
+	tid_t tid;
+
+	assert_int_equal(handle_start(c->log, 4, &h), 0);
+	tid = handle_tid(h);
+	c->map.op++;
+	assert_int_equal(put_map(c, h), 0);
+	assert_int_equal(handle_restart(h, 3), 0); /* has them */
+	assert_int_equal(handle_tid(h), tid);
+	assert_int_equal(handle_restart(h, 10), 0); /* gets them */
+	assert_int_equal(handle_tid(h), tid);
+	assert_int_equal(handle_credits(h), 10);
+	committer_start(&m, c->log);
+	while (!(atomic_load(&c->log->gate) & GATE_CLOSED))
+		sleep_ms(1);
+	assert_int_equal(handle_restart(h, 20), 0);
+	assert_int_equal(handle_tid(h), tid + 1);
+	assert_int_equal(handle_credits(h), 20);
+	assert_int_equal(handle_stop(h), 0);
+	committer_join(&m);
+	assert_true(txn_log_is_committed(c->log, tid));
+	/* Nothing changed in it: it is not committed, and nobody waits for it. */
+	assert_int_equal(txn_log_commit(c->log, tid + 1), 0);
+	assert_int_equal(txn_log_running(c->log), tid + 1);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	client_destroy(c);
+}
+
+/* Credits that are promised to others come back, also if these change nothing. */
+static void waits_for_promised_credits(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct worker w = { .c = c, .rnd = 5, .ops = 1 };
+	struct handle *h;
+
+	assert_int_equal(handle_start(c->log, txn_log_credits_max(c->log), &h), 0);
+	assert_int_equal(thread_create("worker", worker_run, &w, &w.thread), 0);
+	sleep_ms(20);
+	assert_int_equal(handle_stop(h), 0);
+	thread_join(w.thread);
+	assert_int_equal(w.err, 0);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	client_destroy(c);
+}
+
+/* Changes 30 blocks of the second half. */
+static void change_much(struct client *c, uint8_t value, uint8_t *model)
+{
+	struct handle *h;
+
+	assert_int_equal(handle_start(c->log, 30, &h), 0);
+	for (uint32_t i = 0; i < 30; i++) {
+		uint32_t b = (value + i) % 32;
+		struct buf *buf;
+
+		assert_int_equal(buf_read(c->cache, 32 + b, &any_ops, 0, NULL, 0, &buf), 0);
+		assert_int_equal(handle_get_write(h, buf), 0);
+		memset(buf->data, value, BS);
+		handle_dirty(h, buf);
+		buf_put(buf);
+		model[b] = value;
+	}
+	assert_int_equal(handle_stop(h), 0);
+}
+
+/* An operation that wants much finds room by itself, however often it comes. */
+static void full_transactions_are_committed(void **state)
+{
+	for (size_t i = 0; i <= ARRAY_SIZE(kinds); i++) {
+		const struct kind *kind = i < ARRAY_SIZE(kinds) ? &kinds[i] : NULL;
+		struct client *c = client_create(kind, 100);
+		uint8_t model[32] = { 0 };
+
+		for (uint32_t n = 0; n < 400; n++)
+			change_much(c, (uint8_t)n, model);
+		assert_int_equal(client_close(c), 0);
+		for (uint32_t b = 0; b < 32 * BS; b++)
+			assert_int_equal(c->home->bytes[32 * BS + b], model[b / BS]);
+		client_destroy(c);
+	}
+}
+
+/* Revokes have room of their own; beyond it they cost credits; nothing is lost when these end. */
+static void revokes_are_bounded(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct journal_recovery r;
+	struct handle *h;
+	blk_t blk = 0;
+	int err = 0;
+
+	assert_int_equal(handle_start(c->log, 3, &h), 0);
+	while (err == 0)
+		err = handle_forget(h, 1000 + blk++);
+	assert_int_equal(err, -ENOSPC);
+	assert_int_equal(handle_credits(h), 0);
+	assert_int_equal(handle_stop(h), 0);
+	assert_int_equal(txn_log_sync(c->log), 0);
+	assert_int_equal(recover(&c->home->dev, &c->home->dev, &kinds[0], &r), 0);
+	assert_int_equal(r.revokes, blk - 1);
+	/* Many handles that free some each: the thread commits before it becomes tight. */
+	for (blk = 0; blk < 100000; blk += 100) {
+		assert_int_equal(handle_start(c->log, 1, &h), 0);
+		for (uint32_t i = 0; i < 100; i++)
+			assert_int_equal(handle_forget(h, 1000 + blk + i), 0);
+		assert_int_equal(handle_stop(h), 0);
+	}
+	assert_int_equal(client_close(c), 0);
+	client_destroy(c);
+}
+
+/* Freed and taken again within one transaction: its copy counts. */
+static void revoke_is_cancelled(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct handle *h;
+
+	client_start_record(c);
+	change_first(c, true, false);
+	assert_int_equal(txn_log_sync(c->log), 0);
+	assert_int_equal(handle_start(c->log, 4, &h), 0);
+	assert_int_equal(put_meta(c, h, 1, false), 0);
+	assert_int_equal(handle_stop(h), 0);
+	change_first(c, false, true);
+	change_first(c, true, false);
+	assert_int_equal(txn_log_sync(c->log), 0);
+	record_ack(c->record, c->map.op);
+	judge_as_is(c);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	client_destroy(c);
+}
+
+/* The thread commits what is old enough. */
+static void time_commits(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	uint64_t end;
+	uint32_t op;
+	tid_t tid;
+
+	c->log->interval_ns = 20 * 1000000;
+	assert_int_equal(client_op(c, &c->rnd, &op), 0);
+	tid = txn_log_running(c->log);
+	end = clock_mono_ns() + UINT64_C(20000000000);
+	while (!txn_log_is_committed(c->log, tid) && clock_mono_ns() < end)
+		sleep_ms(1);
+	assert_true(txn_log_is_committed(c->log, tid));
+	assert_int_equal(client_close(c), 0);
+	client_destroy(c);
+}
+
+/* All fields of the superblock but those that say where the log begins stay what they are. */
+static void superblock_keeps_its_fields(void **state)
+{
+	struct client *c = client_create(&kinds[8], 100);
+	struct journal_superblock_s before, after;
+	uint8_t *place = journal_super_at(c->external, c->kind);
+
+	memcpy(&before, place, sizeof(before));
+	assert_int_equal(client_run(c, 200, false), 0);
+	memcpy(&after, place, sizeof(after));
+	assert_int_not_equal(be32_get(after.s_start), 0);
+	assert_int_equal(client_close(c), 0);
+	memcpy(&after, place, sizeof(after));
+	assert_int_equal(be32_get(after.s_start), 0);
+	assert_true(be32_get(after.s_sequence) > 100);
+	assert_int_equal(be32_get(after.s_feature_incompat) & ~be32_get(before.s_feature_incompat),
+			 JBD2_FEATURE_INCOMPAT_REVOKE);
+	before.s_sequence = after.s_sequence;
+	before.s_feature_incompat = after.s_feature_incompat;
+	before.s_checksum = be32_make(0);
+	before.s_checksum = be32_make(crc32c(~0u, &before, sizeof(before)));
+	assert_memory_equal(&before, &after, sizeof(before));
+	client_destroy(c);
+}
+
+/* What the file system has the journal gets: here from none to 64 bits and checksums. */
+static void features_are_added(void **state)
+{
+	struct client *c = client_create(&kinds[1], 100);
+	struct kind better = kinds[0];
+	struct journal_info info;
+	struct journal_run runs[4];
+	struct journal *j;
+
+	assert_int_equal(client_close(c), 0);
+	c->add_features = true;
+	assert_int_equal(client_open(c), 0);
+	c->kind = &better;
+	client_start_record(c);
+	assert_int_equal(client_run(c, 100, true), 0);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	cut_everywhere(c, 1);
+	assert_int_equal(journal_open(&c->home->dev, runs, journal_runs_of(c->kind, runs), BS, &j),
+			 0);
+	journal_get_info(j, &info);
+	assert_int_equal(info.checksum, 3);
+	assert_true(j->wide);
+	journal_close(j);
+	client_destroy(c);
 }
 
 static void without_a_journal(void **state)
@@ -801,14 +1494,14 @@ static void without_a_journal(void **state)
 	client_destroy(c);
 }
 
-struct committer {
+struct teller {
 	struct client *c;
 	uint32_t block;
 };
 
-static void committer_run(void *arg)
+static void teller_run(void *arg)
 {
-	struct committer *m = arg;
+	struct teller *m = arg;
 
 	for (unsigned round = 0; round < 20; round++) {
 		struct handle *h;
@@ -830,12 +1523,12 @@ static void committer_run(void *arg)
 static void commits_end_when_told(void **state)
 {
 	struct client *c = client_create(NULL, 0);
-	struct committer m[2] = { { c, 1 }, { c, 2 } };
+	struct teller m[2] = { { c, 1 }, { c, 2 } };
 	struct thread *threads[2];
 
 	c->telling_ms = 3;
 	for (unsigned i = 0; i < 2; i++)
-		assert_int_equal(thread_create("committer", committer_run, &m[i], &threads[i]), 0);
+		assert_int_equal(thread_create("teller", teller_run, &m[i], &threads[i]), 0);
 	for (unsigned i = 0; i < 2; i++)
 		thread_join(threads[i]);
 	assert_int_equal(client_close(c), 0);
@@ -849,6 +1542,26 @@ int main(int argc, char **argv)
 		cmocka_unit_test(power_may_fail_at_any_request),
 		cmocka_unit_test(without_a_journal),
 		cmocka_unit_test(commits_end_when_told),
+		cmocka_unit_test(many_threads),
+		cmocka_unit_test(many_threads_without_a_journal),
+		cmocka_unit_test(numbers_wrap),
+		cmocka_unit_test(any_write_may_fail),
+		cmocka_unit_test(any_flush_may_fail),
+		cmocka_unit_test(any_allocation_may_fail),
+		cmocka_unit_test(opening_may_fail),
+		cmocka_unit_test(credits_are_not_exceeded),
+		cmocka_unit_test(nobody_waits_for_a_commit),
+		cmocka_unit_test(freed_block_arrives_before_reuse),
+		cmocka_unit_test(abort_ends_a_commit),
+		cmocka_unit_test(freed_block_is_not_written_behind),
+		cmocka_unit_test(restart_lets_a_commit_pass),
+		cmocka_unit_test(waits_for_promised_credits),
+		cmocka_unit_test(full_transactions_are_committed),
+		cmocka_unit_test(revokes_are_bounded),
+		cmocka_unit_test(revoke_is_cancelled),
+		cmocka_unit_test(time_commits),
+		cmocka_unit_test(superblock_keeps_its_fields),
+		cmocka_unit_test(features_are_added),
 	};
 
 	if (argc > 1)
