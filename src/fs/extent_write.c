@@ -110,7 +110,7 @@ static int edit_commit(struct extent_edit *e, const struct blk_run *run)
 	err = extent_edit_prepare(e, &charge);
 	charge += run ? run->count : 0;
 	if (err == 0)
-		err = map_charge(e->h, ip, charge);
+		err = map_charge(e->h, ip, charge, e->flags);
 	if (err == 0 && run) {
 		err = balloc_record(e->h, ip->fs, run);
 		if (err < 0)

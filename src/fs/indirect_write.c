@@ -236,7 +236,7 @@ int indirect_insert(struct handle *h, struct inode *ip, const struct map_ext *ex
 	if (err == 0)
 		err = prepare(&in, ext->physical + ext->count, flags);
 	if (err == 0) {
-		err = map_charge(h, ip, charge);
+		err = map_charge(h, ip, charge, flags);
 		charged = err == 0;
 	}
 	if (err == 0 && run)

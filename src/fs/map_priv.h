@@ -55,9 +55,11 @@ uint64_t indirect_blocks_max(const struct geom *g);
 
 /*
  * @blocks more will be the inode's: from here on its quota says so, and its buffer is in the
- * handle, so that map_settle() cannot fail.  map_uncharge(): they will not.
+ * handle, so that map_settle() cannot fail.  With BALLOC_META limits do not matter: data was
+ * promised before, and what its map needs must not keep it from its place.  map_uncharge(): they
+ * will not.
  */
-int map_charge(struct handle *h, struct inode *ip, uint64_t blocks) MUST_CHECK;
+int map_charge(struct handle *h, struct inode *ip, uint64_t blocks, uint32_t flags) MUST_CHECK;
 void map_uncharge(struct handle *h, struct inode *ip, uint64_t blocks);
 /* What the handle has for the map: the quota's part of it comes last. */
 uint32_t map_credits_left(const struct handle *h, const struct inode *ip);

@@ -20,15 +20,16 @@
 
 /* ---- accounts -------------------------------------------------------------------------------- */
 
-int map_charge(struct handle *h, struct inode *ip, uint64_t blocks)
+int map_charge(struct handle *h, struct inode *ip, uint64_t blocks, uint32_t flags)
 {
 	int err;
 
 	/* This brings the inode's buffer into the handle; the store that counts comes later. */
 	err = inode_store(h, ip);
-	if (err == 0 && blocks > 0)
-		err = quota_charge_blocks(h, ip, (int64_t)blocks);
-	return err;
+	if (err < 0 || blocks == 0)
+		return err;
+	return flags & BALLOC_META ? quota_charge_promised(h, ip, blocks)
+				   : quota_charge_blocks(h, ip, (int64_t)blocks);
 }
 
 void map_uncharge(struct handle *h, struct inode *ip, uint64_t blocks)
@@ -266,7 +267,7 @@ static int remove_locked(struct handle *h, struct inode *ip, lblk_t first, lblk_
 	int err;
 
 	map_cache_forget(ip);
-	err = map_charge(h, ip, 0);
+	err = map_charge(h, ip, 0, 0);
 	if (err < 0)
 		return err;
 	if (inode_has_flag(ip, EXT4_EXTENTS_FL))
