@@ -187,69 +187,38 @@ static uint32_t lowest_free(const struct balloc *b, const struct group_bufs *gb)
 				b->geom->inodes_per_group);
 }
 
-/* Blocks of the group that must be written besides bitmap and descriptor, read beforehand. */
-struct extra_bufs {
-	struct buf *table; /* N2 */
-	uint32_t table_index;
-	struct group_bufs blocks; /* a block bitmap that was never initialised */
-};
-
-static void extra_bufs_put(struct extra_bufs *x)
+/* N2.  Group lock: whose first inode it is, is known only under it.  Reads nothing. */
+static int zero_table_block(struct handle *h, struct balloc *b, const struct group_bufs *gb,
+			    uint32_t index)
 {
-	buf_put(x->table);
-	group_bufs_put(&x->blocks);
-}
+	blk_t blk = desc_inode_table(b->geom, gb->gd) + index / b->geom->inodes_per_block;
+	struct buf *buf BUF_SCOPE = NULL;
+	int err;
 
-/* Reads what taking @index needs and is not there. */
-static int extra_bufs_read(struct balloc *b, const struct group_bufs *gb, uint32_t index,
-			   bool fresh, struct extra_bufs *x)
-{
-	uint32_t flags = atomic_load(&b->groups[gb->group].flags);
-	int err = 0;
-
-	if (fresh) {
-		buf_put(x->table);
-		x->table = NULL;
-		x->table_index = index / b->geom->inodes_per_block;
-		err = buf_read(b->fs->cache, desc_inode_table(b->geom, gb->gd) + x->table_index,
-			       &inode_table_ops, 0, NULL, 0, &x->table);
-	}
-	if (err == 0 && (flags & EXT4_BG_BLOCK_UNINIT) && !x->blocks.bitmap_buf)
-		err = group_bufs_read(b, gb->group, false, &x->blocks);
+	err = buf_create(b->fs->cache, blk, &inode_table_ops, 0, &buf);
+	if (err == 0)
+		err = handle_get_create(h, buf);
+	if (err == 0)
+		handle_dirty(h, buf);
 	return err;
 }
 
-/* Group lock.  Is all there that taking @index changes? */
-static bool extra_bufs_suffice(const struct balloc *b, const struct group_bufs *gb, uint32_t index,
-			       bool fresh, const struct extra_bufs *x)
+/*
+ * The kernel wants the blocks of a table in use to be marked so: with the first inode the block
+ * bitmap comes to life.  @blocks: it, read beforehand.
+ */
+static int write_block_bitmap(struct handle *h, struct balloc *b, struct group_bufs *blocks)
 {
-	if ((atomic_load(&b->groups[gb->group].flags) & EXT4_BG_BLOCK_UNINIT) &&
-	    !x->blocks.bitmap_buf)
-		return false;
-	return !fresh || (x->table && x->table_index == index / b->geom->inodes_per_block);
+	int err = group_bufs_get_write(h, b, blocks, false);
+
+	if (err == 0)
+		group_bufs_dirty(h, b, blocks, false);
+	return err;
 }
 
-/* Group lock.  Nothing that counts has changed after an error. */
-static int write_extra(struct handle *h, struct balloc *b, const struct group_bufs *gb, bool fresh,
-		       struct extra_bufs *x)
+static bool block_bitmap_is_uninit(const struct balloc *b, uint32_t group)
 {
-	int err;
-
-	if (fresh) {
-		err = handle_get_write(h, x->table);
-		if (err < 0)
-			return err;
-		memset(x->table->data, 0, x->table->bytes);
-		handle_dirty(h, x->table);
-	}
-	/* The kernel wants the blocks of a table in use to be marked so. */
-	if (atomic_load(&b->groups[gb->group].flags) & EXT4_BG_BLOCK_UNINIT) {
-		err = group_bufs_get_write(h, b, &x->blocks, false);
-		if (err < 0)
-			return err;
-		group_bufs_dirty(h, b, &x->blocks, false);
-	}
-	return 0;
+	return atomic_load(&b->groups[group].flags) & EXT4_BG_BLOCK_UNINIT;
 }
 
 /* Group lock. */
@@ -279,28 +248,17 @@ static void take_inode(struct handle *h, struct balloc *b, struct group_bufs *gb
 	group_bufs_dirty(h, b, gb, true);
 }
 
-/*
- * -ENOSPC, without text: somebody else was faster.  -EFSCORRUPTED: the bitmap is full, and the
- * descriptor says it is not.  -EAGAIN: something must be read before.
- */
+/* Group lock. */
 static int alloc_locked(struct handle *h, struct balloc *b, struct group_bufs *gb,
-			struct extra_bufs *x, bool is_dir, uint32_t *ret_index)
+			struct group_bufs *blocks, uint32_t index, bool is_dir)
 {
-	struct group *grp = &b->groups[gb->group];
-	bool uninit = atomic_load(&grp->flags) & EXT4_BG_INODE_UNINIT, fresh;
-	uint32_t index;
-	int err;
+	bool uninit = atomic_load(&b->groups[gb->group].flags) & EXT4_BG_INODE_UNINIT;
+	int err = 0;
 
-	if (atomic_load(&grp->inodes_free) == 0)
-		return -ENOSPC;
-	index = *ret_index = lowest_free(b, gb);
-	if (index >= b->geom->inodes_per_group)
-		return corrupt("inode bitmap of group %u is full, the descriptor says %u are free",
-			       gb->group, atomic_load(&grp->inodes_free));
-	fresh = is_fresh_table_block(b, gb, index);
-	if (!extra_bufs_suffice(b, gb, index, fresh, x))
-		return -EAGAIN;
-	err = write_extra(h, b, gb, fresh, x);
+	if (is_fresh_table_block(b, gb, index))
+		err = zero_table_block(h, b, gb, index);
+	if (err == 0 && block_bitmap_is_uninit(b, gb->group))
+		err = write_block_bitmap(h, b, blocks);
 	if (err == 0)
 		err = group_bufs_get_write(h, b, gb, true);
 	if (err == 0)
@@ -308,33 +266,55 @@ static int alloc_locked(struct handle *h, struct balloc *b, struct group_bufs *g
 	return err;
 }
 
+static bool is_damage(int err)
+{
+	return err == -EFSCORRUPTED || err == -EFSBADCRC || err == -EIO;
+}
+
+/* What taking an inode of @group needs.  Damage is reported, and is -ENOSPC without text. */
+static int read_for_alloc(struct balloc *b, uint32_t group, struct group_bufs *gb,
+			  struct group_bufs *blocks)
+{
+	int err = group_bufs_read(b, group, true, gb);
+
+	/* What is initialised stays so. */
+	if (err == 0 && block_bitmap_is_uninit(b, group))
+		err = group_bufs_read(b, group, false, blocks);
+	if (!is_damage(err))
+		return err;
+	group_set_bad(b, group, GROUP_INODES_BAD, err);
+	return -ENOSPC;
+}
+
 /* A number of @group.  -ENOSPC, without text: none is free, or the group is damaged. */
 static int alloc_in_group(struct handle *h, struct balloc *b, uint32_t group, bool is_dir,
 			  uint32_t *ret_ino)
 {
 	struct group_bufs gb GROUP_BUFS_SCOPE = { 0 };
-	struct extra_bufs extra CLEANUP(extra_bufs_put) = { 0 };
-	uint32_t index = 0;
+	struct group_bufs blocks GROUP_BUFS_SCOPE = { 0 };
+	struct group *grp = &b->groups[group];
+	uint32_t index, free;
 	int err;
 
-	if (atomic_load_explicit(&b->groups[group].inodes_free, memory_order_relaxed) == 0)
+	if (atomic_load_explicit(&grp->inodes_free, memory_order_relaxed) == 0)
 		return -ENOSPC;
-	err = group_bufs_read(b, group, true, &gb);
-	while (err == 0) {
-		bool fresh;
-
-		group_lock(b, group);
-		err = alloc_locked(h, b, &gb, &extra, is_dir, &index);
-		fresh = err == -EAGAIN && is_fresh_table_block(b, &gb, index);
-		group_unlock(b, group);
-		if (err != -EAGAIN)
-			break;
-		err = extra_bufs_read(b, &gb, index, fresh, &extra);
-	}
-	if (err == -EFSCORRUPTED || err == -EFSBADCRC || err == -EIO) {
+	err = read_for_alloc(b, group, &gb, &blocks);
+	if (err < 0)
+		return err;
+	group_lock(b, group);
+	free = atomic_load(&grp->inodes_free); /* somebody else may have been faster */
+	index = lowest_free(b, &gb);
+	if (free > 0 && index < b->geom->inodes_per_group)
+		err = alloc_locked(h, b, &gb, &blocks, index, is_dir);
+	group_unlock(b, group);
+	if (free > 0 && index == b->geom->inodes_per_group) {
+		err = corrupt("inode bitmap of group %u is full, the descriptor says %u are free",
+			      group, free);
 		group_set_bad(b, group, GROUP_INODES_BAD, err);
-		return -ENOSPC;
+		free = 0;
 	}
+	if (free == 0)
+		return -ENOSPC;
 	if (err < 0)
 		return err;
 	atomic_fetch_sub(&b->inodes_free, 1);
@@ -426,7 +406,7 @@ int ialloc_free(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir
 	if (atomic_load(&b->groups[group].flags) & GROUP_INODES_BAD)
 		return 0;
 	err = group_bufs_read(b, group, true, &gb);
-	if (err == -EFSCORRUPTED || err == -EFSBADCRC || err == -EIO) {
+	if (is_damage(err)) {
 		group_set_bad(b, group, GROUP_INODES_BAD, err);
 		return 0;
 	}

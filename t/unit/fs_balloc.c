@@ -1039,6 +1039,18 @@ static void frees_of_what_is_not_in_use(void **state)
 	free(rig.free_inode);
 }
 
+/* All inodes of a group of damaged images are in use, its descriptor notwithstanding. */
+static void fill_inode_bitmap(struct rig *rig, blk_t blk)
+{
+	int fd = open(rig->path, O_RDWR);
+	uint8_t full[4096];
+
+	assert_true(fd >= 0);
+	memset(full, 0xFF, sizeof(full));
+	assert_int_equal(pwrite(fd, full, sizeof(full), (off_t)(blk * sizeof(full))), sizeof(full));
+	close(fd);
+}
+
 static void flip_in_image(struct rig *rig, blk_t blk, uint32_t byte)
 {
 	int fd = open(rig->path, O_RDWR);
@@ -1123,11 +1135,13 @@ static void damaged_groups_are_passed_over(void **state)
 			le16_get(gd.bg_flags) & (EXT4_BG_BLOCK_UNINIT | EXT4_BG_INODE_UNINIT), 0);
 		lost = desc_get16(rig.g, &gd.bg_free_blocks_count_lo, &gd.bg_free_blocks_count_hi);
 		close_fs(&rig);
-		/* A free block, and free inodes, which only a checksum can tell. */
+		/* A free block; a free inode, which only a checksum can tell, or none at all. */
 		flip_in_image(&rig, desc_block_bitmap(rig.g, &gd), 600);
 		if (with_csum)
 			flip_in_image(&rig, desc_inode_bitmap(rig.g, &gd), 20);
-		use_damaged(&rig, lost, with_csum ? rig.g->inodes_per_group : 0);
+		else
+			fill_inode_bitmap(&rig, desc_inode_bitmap(rig.g, &gd));
+		use_damaged(&rig, lost, rig.g->inodes_per_group);
 		free(rig.state);
 		free(rig.free_inode);
 	}
