@@ -70,7 +70,7 @@ static void sum_check_values(void **state UNUSED)
 
 static void sum_equals_definition(void **state UNUSED)
 {
-	uint8_t data[600];
+	uint8_t data[4200];
 	uint64_t r = seed;
 
 	for (size_t i = 0; i < sizeof(data); i++)
