@@ -15,6 +15,9 @@
 #include "base/diag.h"
 #include "base/mem.h"
 
+/* So far around what is given back the end of the run is looked for. */
+#define SIGHT_BITS 512u
+
 /* How many groups are looked at to unload some. */
 #define UNLOAD_STEPS 256u
 
@@ -628,10 +631,27 @@ int space_take(struct balloc *b, uint32_t group, const struct space_want *want, 
 	return err;
 }
 
+/*
+ * Group lock.  F1, after [@bit, +@count) became free: the run that it is now part of, as far as it
+ * can be seen from here; of one that goes on farther the group's free clusters are bound enough.
+ */
+static void raise_largest(struct group *grp, uint32_t end, uint32_t bit, uint32_t count)
+{
+	uint32_t low = bit > SIGHT_BITS ? bit - SIGHT_BITS : 0;
+	uint32_t high = (uint32_t)min_u64(end, (uint64_t)bit + count + SIGHT_BITS);
+	uint32_t first = run_start(grp->bits, low, bit);
+	uint32_t stop = next_bit(grp->bits, bit + count, high, true), largest = stop - first;
+
+	if ((first == low && low > 0) || (stop == high && high < end))
+		largest = grp->free;
+	if (largest > grp->largest)
+		atomic_store(&grp->largest, largest);
+}
+
 uint32_t space_release(struct balloc *b, const struct crun *run)
 {
 	uint32_t group = cluster_group(b->geom, run->cluster);
-	uint32_t bit = cluster_bit(b->geom, run->cluster), first, end;
+	uint32_t bit = cluster_bit(b->geom, run->cluster);
 	struct group *grp = &b->groups[group];
 	bool bad;
 
@@ -641,11 +661,8 @@ uint32_t space_release(struct balloc *b, const struct crun *run)
 	grp->first_free = (uint32_t)min_u64(grp->first_free, bit);
 	bad = atomic_load(&grp->flags) & GROUP_BLOCKS_BAD;
 	if (!bad) {
-		first = run_start(grp->bits, grp->first_free, bit);
-		end = next_bit(grp->bits, bit + run->count, group_clusters(b->geom, group), true);
 		atomic_fetch_add(&grp->free, run->count);
-		if (end - first > grp->largest)
-			atomic_store(&grp->largest, end - first); /* F1 */
+		raise_largest(grp, group_clusters(b->geom, group), bit, run->count);
 		fit_update(b, group);
 	}
 	group_unlock(b, group);
