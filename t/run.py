@@ -28,6 +28,7 @@ UNITS = [
     "fs_balloc",
     "fs_map",
     "fs_quota",
+    "ops_file",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 

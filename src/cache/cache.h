@@ -246,7 +246,20 @@ int pages_grab(struct mapping *m, pgoff_t first, size_t count, struct page **ret
  */
 bool page_lock_in(struct mapping *m, struct page *page) MUST_CHECK;
 /*
- * Both for the page @index.  Not uptodate: the caller fills it (page_fill()) or writes all of it
+ * Pages in no file, each with a reference, for bytes that are not to be copied twice: filled with
+ * nothing held, they become a file's where it has none yet.  pages_unstage() gives those back that
+ * are not NULL.
+ */
+int pages_stage(struct cache *cache, size_t count, struct page **ret_pages) MUST_CHECK;
+void pages_unstage(struct page *const *pages, size_t count);
+/*
+ * Staged pages become [@first, ...) of @m: as many as there are places without a page in a row,
+ * 0 included, and as memory allows; returns how many.  They are locked and not uptodate.  Requires
+ * what page_grab() does.
+ */
+size_t pages_adopt(struct mapping *m, pgoff_t first, struct page *const *staged, size_t count);
+/*
+ * pages_grab() and page_lock_in() for the page @index.  Not uptodate: the caller fills it (page_fill()) or writes all of it
  * and says page_set_uptodate().  Waits for no I/O but that of others who hold the page's lock; no
  * rank from `page` on may be held but locks of earlier pages of @m.
  */

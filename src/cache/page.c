@@ -551,14 +551,119 @@ int page_fill(struct mapping *m, struct page *page)
 	return fill_one(m, page);
 }
 
+/* ---- staged pages ---------------------------------------------------------------------------- */
+
+int pages_stage(struct cache *cache, size_t count, struct page **ret_pages)
+{
+	size_t got;
+
+	return page_slots_get(cache, count, count, ret_pages, &got);
+}
+
+void pages_unstage(struct page *const *pages, size_t count)
+{
+	size_t end;
+
+	for (size_t i = 0; i < count; i = end + 1) {
+		for (end = i; end < count && pages[end] != NULL; end++)
+			;
+		if (end > i)
+			page_slots_put(pages + i, end - i);
+	}
+}
+
+/* How many pages from @first on, at most @count, are not there. */
+static size_t count_absent(struct mapping *m, pgoff_t first, size_t count) REQUIRES_SHARED(&m->lock)
+{
+	size_t absent = 0;
+
+	while (absent < count && xarray_find(&m->pages, first + absent) == NULL)
+		absent++;
+	return absent;
+}
+
+static size_t insert_staged(struct mapping *m, pgoff_t first, struct page *const *staged,
+			    size_t count) REQUIRES(&m->lock)
+{
+	size_t done;
+
+	count = count_absent(m, first, count);
+	for (done = 0; done < count; done++) {
+		struct page *page = staged[done];
+
+		if (xarray_insert(&m->pages, first + done, page) < 0)
+			break;
+		atomic_fetch_or_explicit(&page->state, STATE_ASKED, memory_order_relaxed);
+		atomic_store_explicit(&page->mapping, m, memory_order_relaxed);
+	}
+	m->used = m->used || done > 0;
+	return done;
+}
+
+/* Locked before anybody can find them (G1). */
+size_t pages_adopt(struct mapping *m, pgoff_t first, struct page *const *staged, size_t count)
+{
+	size_t done;
+
+	rwlock_read(&m->lock);
+	count = count_absent(m, first, count);
+	rwlock_read_unlock(&m->lock);
+	if (count == 0)
+		return 0;
+	for (size_t i = 0; i < count; i++) {
+		staged[i]->index = first + i;
+		page_lock(staged[i]);
+	}
+	rwlock_write(&m->lock);
+	done = insert_staged(m, first, staged, count);
+	rwlock_write_unlock(&m->lock);
+	for (size_t i = done; i < count; i++)
+		page_unlock(staged[i]);
+	return done;
+}
+
+/* ---- bytes ----------------------------------------------------------------------------------- */
+
+/*
+ * Who has a reference only may look at the bytes while they change (cache.h), which the thread
+ * sanitizer cannot know: it is not told of these stores.
+ */
+#ifdef __has_feature
+#if __has_feature(thread_sanitizer)
+#define HIDE_STORES
+#endif
+#endif
+#ifdef __SANITIZE_THREAD__
+#define HIDE_STORES
+#endif
+
+#ifdef HIDE_STORES
+__attribute__((no_sanitize("thread"))) static void store_bytes(uint8_t *to, const uint8_t *from,
+							       size_t bytes)
+{
+	volatile uint8_t *at = to;
+
+	for (size_t i = 0; i < bytes; i++)
+		at[i] = from != NULL ? from[i] : 0;
+}
+#else
+static void store_bytes(uint8_t *to, const uint8_t *from, size_t bytes)
+{
+	if (from != NULL)
+		memcpy(to, from, bytes);
+	else
+		memset(to, 0, bytes);
+}
+#endif
+
 void page_copy_in(struct page *page, size_t at, const void *from, size_t bytes)
 {
 	assert(page_is_locked(page) && at + bytes <= PAGE_BYTES);
-	memcpy(page->data + at, from, bytes);
+	store_bytes(page->data + at, from, bytes);
 }
 
 void page_zero(struct page *page, size_t at, size_t bytes)
 {
 	assert(page_is_locked(page) && at + bytes <= PAGE_BYTES);
-	memset(page->data + at, 0, bytes);
+	store_bytes(page->data + at, NULL, bytes);
 }

@@ -333,7 +333,7 @@ void page_start_writeback(struct page *page, uint8_t *ret_parts)
 	uint32_t state = page_state(page);
 
 	assert((state & STATE_LOCK) && (state & STATE_UPTODATE));
-	assert((state & STATE_DIRTY) && !(state & STATE_WRITEBACK) && page->dirty != 0);
+	assert((state & STATE_DIRTY) && !(state & STATE_WRITEBACK));
 	(void)state;
 	mapping_mkclean(m, page); /* W2 */
 	atomic_fetch_or(&page->state, STATE_WRITEBACK);

@@ -14,7 +14,7 @@
  *
  *	insert c into a full leaf       root [a e]      [a e]        [a c e]
  *	                                     |          /  |          /  |  \
- *	                               [a b d] [e]   [a b] [c d] [e]  ...  the parent may be full, too
+ *	                               [a b d] [e]   [a b] [c d] [e]  the parent may be full
  *
  * Nodes grow empty from removals; then they go at once.  Where they are only sparse they are joined
  * with a neighbour, and the root takes in its only child when that fits.

@@ -50,6 +50,15 @@ struct super_note {
 	struct super_error first, last;
 };
 
+/* Flushes of the device for data that no commit covers; see ops/fsync.c. */
+struct data_flush {
+	struct mutex lock;	       /* RANK_leaf */
+	struct cond done;	       /* one ended */
+	_Atomic uint64_t started;      /* a; changed under the lock: how many */
+	uint64_t ended GUARDED(&lock); /* the number of the last one that succeeded */
+	bool running GUARDED(&lock);
+};
+
 struct freeze;
 struct orphan_file;
 struct mmp;
@@ -78,8 +87,10 @@ struct uext4_fs {
 	bool writable; /* c: opened for writing; fs_check_writable() knows of errors since */
 	enum fs_data_mode data_mode; /* c */
 	bool delalloc;		     /* c */
-	uint16_t resuid, resgid;     /* c: who may use the reserved blocks */
-	struct mutex super_lock;     /* RANK_super */
+	bool no_barrier;	     /* c: no flushes of the device */
+	struct data_flush data_flush;
+	uint16_t resuid, resgid; /* c: who may use the reserved blocks */
+	struct mutex super_lock; /* RANK_super */
 	/*
 	 * The superblock's block, referenced while writable.  `super` above is what was read at
 	 * open; what changes (orphans, features, counts) changes here, in a handle.
@@ -242,10 +253,14 @@ struct inode {
 	struct list orphan_link;       /* super: in fs->orphans */
 	uint32_t orphan_slot;	       /* super: its place in the orphan file, plus 1; 0: none */
 	struct prealloc *prealloc;     /* group.c's and balloc.c's own locks */
-	struct xarray delayed;	       /* page lock of ... see ops/file: bigalloc only */
 	struct dquot *dquots[3];       /* quota: its owners, NULL: none is charged */
 	uint64_t quota_promised;       /* quota: bytes that delayed allocation was promised */
 	bool quota_attached;	       /* quota: dquots[] are known */
+	_Atomic uint64_t flush_needed; /* a: of fs->data_flush, for data written in place */
+	struct mutex writepages_lock;  /* RANK_writepages */
+	struct mutex delayed_lock;     /* RANK_leaf */
+	struct xarray delayed
+		GUARDED(&delayed_lock); /* see ops/delayed.c; nothing where it is simple */
 };
 
 enum inode_flag {
@@ -319,7 +334,10 @@ static inline void inode_unlock(struct inode *ip) RELEASES(ip->lock)
 
 static inline bool inode_has_flag(const struct inode *ip, uint32_t flag)
 {
-	return le32_get(ip->raw->i_flags) & flag;
+	/* Read by who holds the inode's lock, the map's, or none, while others change other flags. */
+	le32 flags = { __atomic_load_n(&ip->raw->i_flags.raw, __ATOMIC_RELAXED) };
+
+	return le32_get(flags) & flag;
 }
 static inline bool inode_is_reg(const struct inode *ip)
 {

@@ -355,6 +355,8 @@ static void inode_free(struct inode *ip)
 	rwlock_finish(&ip->xattr_lock);
 	rwlock_finish(&ip->map_lock);
 	mutex_finish(&ip->raw_lock);
+	mutex_finish(&ip->writepages_lock);
+	mutex_finish(&ip->delayed_lock);
 	balloc_discard_prealloc(ip);
 	if (ip->fs->quota)
 		quota_unload(ip);
@@ -381,6 +383,8 @@ static struct inode *inode_new(struct uext4_fs *fs, uint32_t ino)
 	rwlock_init(&ip->xattr_lock, RANK_xattr, ino);
 	rwlock_init(&ip->map_lock, RANK_map, ino);
 	mutex_init(&ip->raw_lock, RANK_raw);
+	mutex_init(&ip->writepages_lock, RANK_writepages);
+	mutex_init(&ip->delayed_lock, RANK_leaf);
 	list_init(&ip->orphan_link);
 	xarray_init(&ip->delayed);
 	mapping_init(&ip->pages, fs->cache, fs->file_ops);

@@ -207,6 +207,12 @@ uint64_t inode_disk_size(struct inode *ip)
 	return size;
 }
 
+/* inode_has_flag() takes no lock. */
+static void store_flags(struct ext4_inode *raw, uint32_t flags)
+{
+	__atomic_store_n(&raw->i_flags.raw, le32_make(flags).raw, __ATOMIC_RELAXED);
+}
+
 /* In units of 512 bytes, in 32 bits or with huge_file in 48; beyond that in blocks. */
 static void encode_blocks(struct inode *ip, uint64_t sectors) REQUIRES(&ip->raw_lock)
 {
@@ -221,7 +227,7 @@ static void encode_blocks(struct inode *ip, uint64_t sectors) REQUIRES(&ip->raw_
 	raw->i_blocks_lo = le32_make((uint32_t)sectors);
 	if (geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_HUGE_FILE)) {
 		raw->l_i_blocks_high = le16_make((uint16_t)(sectors >> 32));
-		raw->i_flags = le32_make(flags);
+		store_flags(raw, flags);
 	}
 }
 
@@ -237,7 +243,7 @@ void inode_add_blocks(struct inode *ip, int64_t blocks)
 void inode_set_flags(struct inode *ip, uint32_t set, uint32_t clear)
 {
 	mutex_lock(&ip->raw_lock);
-	ip->raw->i_flags = le32_make((le32_get(ip->raw->i_flags) & ~clear) | set);
+	store_flags(ip->raw, (le32_get(ip->raw->i_flags) & ~clear) | set);
 	mutex_unlock(&ip->raw_lock);
 }
 

@@ -385,6 +385,8 @@ int fs_close(struct uext4_fs *fs)
 	mutex_finish(&fs->super_lock);
 	mutex_finish(&fs->rename_lock);
 	mutex_finish(&fs->note_lock);
+	mutex_finish(&fs->data_flush.lock);
+	cond_finish(&fs->data_flush.done);
 	freeze_destroy(fs->freeze);
 	dev_close(fs->dev);
 	dev_close(fs->journal_dev);
@@ -402,6 +404,8 @@ static struct uext4_fs *fs_new(const struct mapping_ops *file_ops)
 	mutex_init(&fs->super_lock, RANK_super);
 	mutex_init(&fs->rename_lock, RANK_rename);
 	mutex_init(&fs->note_lock, RANK_leaf);
+	mutex_init(&fs->data_flush.lock, RANK_leaf);
+	cond_init(&fs->data_flush.done);
 	list_init(&fs->orphans);
 	fs->file_ops = file_ops;
 	return fs;

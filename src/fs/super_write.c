@@ -355,6 +355,7 @@ static void take_options(struct uext4_fs *fs, const struct fs_options *options)
 	fs->journal_dev = options->journal_dev;
 	fs->data_mode = options->data_mode;
 	fs->delalloc = !options->nodelalloc && options->data_mode != FS_DATA_JOURNAL;
+	fs->no_barrier = options->no_barrier;
 	fs->resuid = le16_get(fs->super.s_def_resuid);
 	fs->resgid = le16_get(fs->super.s_def_resgid);
 	fs->errors = options->errors;

@@ -9,7 +9,7 @@
  *  F2  Memory of the caller is touched with nothing held but references to pages (M7).
  *  F3  What lies behind the size is not read from disk, except within the last block.
  */
-#include "ops/ops.h"
+#include "ops/file_priv.h"
 
 #include "base/diag.h"
 
@@ -26,13 +26,7 @@
 #define PREFETCH_BYTES_MAX (64u * 1024 * 1024)
 #define PREFETCH_RUNS_MAX 64u
 
-/* Where the contents are, at one moment. */
-struct file_shape {
-	enum inode_state state;
-	uint64_t size;
-};
-
-static struct file_shape file_shape(struct inode *ip)
+struct file_shape file_shape(struct inode *ip)
 {
 	struct file_shape shape;
 
@@ -41,6 +35,20 @@ static struct file_shape file_shape(struct inode *ip)
 	shape.size = ip->size;
 	rwlock_read_unlock(&ip->xattr_lock);
 	return shape;
+}
+
+uint64_t file_size_max(struct inode *ip)
+{
+	const struct geom *g = &ip->fs->geom;
+
+	uint64_t blocks = UINT32_MAX;
+
+	/* An INLINE file shows no map yet. */
+	if (ip->state != INODE_INLINE || !geom_has_incompat(g, EXT4_FEATURE_INCOMPAT_EXTENTS))
+		return map_size_max(ip);
+	if (!geom_has_ro_compat(g, EXT4_FEATURE_RO_COMPAT_HUGE_FILE))
+		blocks = min_u64(blocks, UINT32_MAX >> (g->block_bits - 9));
+	return blocks << g->block_bits;
 }
 
 /* Bytes of a file that have one fate and, if written, lie together. */
@@ -145,6 +153,18 @@ static void fill_zero(const struct fill *fill, uint64_t from, uint64_t to)
 	}
 }
 
+/* The same from a block in memory, which is newer than the device. */
+static void fill_copy(const struct fill *fill, uint64_t from, uint64_t to, const uint8_t *data)
+{
+	size_t bytes;
+
+	for (uint64_t at = from; at < to; at += bytes) {
+		uint8_t *place = fill_place(fill, at, to, &bytes);
+
+		memcpy(place, data + (at - from), bytes);
+	}
+}
+
 /* Bytes [@from, @to) of the file, which lie on the device from @offset on. */
 static int fill_read(struct fill *fill, uint64_t from, uint64_t to, uint64_t offset)
 {
@@ -159,6 +179,28 @@ static int fill_read(struct fill *fill, uint64_t from, uint64_t to, uint64_t off
 			return err;
 	}
 	return 0;
+}
+
+/* Block by block, as what the log has not brought home is in buffers only. */
+static int fill_read_journalled(struct fill *fill, uint64_t from, uint64_t to, uint64_t offset)
+{
+	const struct geom *g = &fill->ip->fs->geom;
+	uint64_t end;
+	int err = 0;
+
+	for (uint64_t at = from; at < to && err == 0; at = end) {
+		uint64_t place = offset + (at - from);
+		size_t in_block = place & (g->block_size - 1);
+		struct buf *buf = buf_lookup(fill->ip->fs->cache, place >> g->block_bits);
+
+		end = min_u64(to, at + g->block_size - in_block);
+		if (buf != NULL)
+			fill_copy(fill, at, end, buf->data + in_block);
+		else
+			err = fill_read(fill, at, end, place);
+		buf_put(buf);
+	}
+	return err;
 }
 
 static int fill_from_blocks(struct fill *fill, uint64_t size)
@@ -176,7 +218,9 @@ static int fill_from_blocks(struct fill *fill, uint64_t size)
 		if (err < 0)
 			return err;
 		run.end = min_u64(run.end, end);
-		if (run.state == MAP_WRITTEN)
+		if (run.state == MAP_WRITTEN && file_is_journalled(fill->ip))
+			err = fill_read_journalled(fill, at, run.end, run.device);
+		else if (run.state == MAP_WRITTEN)
 			err = fill_read(fill, at, run.end, run.device);
 		else
 			fill_zero(fill, at, run.end);
@@ -206,7 +250,10 @@ static int fill_from_inode(struct fill *fill)
 	return 0;
 }
 
-/* The state cannot change meanwhile: to leave INLINE or EMPTY takes the lock of page 0. */
+/*
+ * An INLINE file that becomes BLOCKS meanwhile keeps the locks of its pages until it has
+ * (file_inline.c); one that leaves EMPTY has no bytes yet.
+ */
 static int file_fill(struct mapping *m, struct page *const *pages, size_t count)
 {
 	struct inode *ip = container_of(m, struct inode, pages);
@@ -230,7 +277,28 @@ static int file_fill(struct mapping *m, struct page *const *pages, size_t count)
 	}
 }
 
-const struct mapping_ops file_mapping_ops = { .fill = file_fill };
+static void file_drop(struct mapping *m, struct page *page)
+{
+	delayed_drop(container_of(m, struct inode, pages), page, PAGE_ALL_PARTS);
+}
+
+static void file_hold(struct mapping *m)
+{
+	inode_hold(container_of(m, struct inode, pages));
+}
+
+static void file_release(struct mapping *m)
+{
+	inode_release(container_of(m, struct inode, pages));
+}
+
+const struct mapping_ops file_mapping_ops = {
+	.fill = file_fill,
+	.writepages = file_writepages,
+	.drop = file_drop,
+	.hold = file_hold,
+	.release = file_release,
+};
 
 /* ---- read ------------------------------------------------------------------------------------ */
 
@@ -346,12 +414,17 @@ static int seek_inline(struct inode *ip, uint64_t offset, uint64_t size, bool wa
 
 int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
 {
-	struct file_shape shape = file_shape(ip);
 	bool want_data = what == UEXT4_SEEK_DATA;
+	struct file_shape shape;
 	struct file_run run;
 	uint64_t at = offset;
 	int err;
 
+	/* What is dirty has no place yet. */
+	err = mapping_flush(&ip->pages, offset >> PAGE_BITS, UINT64_MAX);
+	if (err < 0)
+		return err;
+	shape = file_shape(ip);
 	if (offset >= shape.size)
 		return fail(-ENXIO, "offset %" PRIu64 " lies behind the end of the file", offset);
 	if (shape.state == INODE_INLINE)
@@ -448,8 +521,8 @@ int file_extents(struct inode *ip, uint64_t offset, uint64_t len, struct uext4_e
 		 size_t count, size_t *ret_count)
 {
 	const struct geom *g = &ip->fs->geom;
-	struct file_shape shape = file_shape(ip);
 	uint64_t end, first = offset >> g->block_bits;
+	struct file_shape shape;
 	int err;
 
 	if (!add_ok(offset, len, &end))
@@ -458,6 +531,10 @@ int file_extents(struct inode *ip, uint64_t offset, uint64_t len, struct uext4_e
 		*ret_count = 0;
 		return 0;
 	}
+	err = mapping_flush(&ip->pages, offset >> PAGE_BITS, (end - 1) >> PAGE_BITS);
+	if (err < 0)
+		return err;
+	shape = file_shape(ip);
 	if (shape.state == INODE_INLINE && offset < shape.size) {
 		err = inline_extent(ip, shape.size, extents);
 		if (err < 0)

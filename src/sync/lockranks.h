@@ -16,6 +16,8 @@ LOCK_RANK(20, inode, rwlock,
 	  "contents, size and entries of one inode; parent before child, then by number")
 LOCK_RANK(25, dir_cursor, mutex, "position and batch of one open directory listing")
 LOCK_RANK(50, invalidate, rwlock, "a file's cached pages against truncate and punch")
+LOCK_RANK(52, writepages, mutex,
+	  "writeback of one file, where a block or cluster is shared by several pages")
 LOCK_RANK(55, commit, pseudo, "waiting for a commit, or for room in the log")
 LOCK_RANK(58, writeback, pseudo, "waiting for a page under writeback")
 LOCK_RANK(60, handle, pseudo, "an open handle: a part of the running transaction")

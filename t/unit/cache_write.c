@@ -407,6 +407,44 @@ static void grabbed_pages_are_made_or_found(void **state UNUSED)
 	cache_destroy(cache);
 }
 
+/* Pages that were filled before they belong to a file. */
+static void staged_pages_are_adopted_where_there_are_none(void **state UNUSED)
+{
+	struct cache *cache = new_cache(8 * MIB);
+	struct toy_file *file = new_file(cache);
+	struct page *staged[8];
+	uint64_t bytes;
+
+	(void)cached(file, 3, 0);
+	assert_int_equal(pages_stage(cache, 8, staged), 0);
+	bytes = stats_of(cache).bytes;
+	for (uint64_t i = 0; i < 8; i++)
+		memcpy(staged[i]->data, &i, sizeof(i));
+	assert_int_equal(pages_adopt(&file->m, 3, staged + 3, 1), 0);
+	assert_int_equal(pages_adopt(&file->m, 0, staged, 8), 3);
+	for (pgoff_t i = 0; i < 3; i++) {
+		assert_int_equal(page_set_dirty(staged[i], PAGE_ALL_PARTS), 0);
+		if (i != 1)
+			page_set_uptodate(staged[i]);
+	}
+	/* One is given up: who wants it reads it. */
+	file->store[1][0] = 77;
+	assert_int_equal(page_fill(&file->m, staged[1]), 0);
+	page_set_uptodate(staged[1]);
+	for (pgoff_t i = 0; i < 3; i++) {
+		page_unlock_put(staged[i]);
+		staged[i] = NULL;
+	}
+	assert_int_equal(cached(file, 1, 0), 77);
+	assert_int_equal(cached(file, 2, 0), 2);
+	assert_int_equal(flush(file), 0);
+	assert_int_equal(stored(file, 2, 0), 2);
+	pages_unstage(staged, 8);
+	assert_int_equal(stats_of(cache).bytes, bytes);
+	free_file(file);
+	cache_destroy(cache); /* nothing is left over */
+}
+
 static void change_in_write(struct toy_file *file, struct page *page)
 {
 	file->in_write = NULL;
@@ -781,6 +819,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup(what_is_dirty_is_written, setup),
 		cmocka_unit_test_setup(dirty_pages_are_not_evicted, setup),
 		cmocka_unit_test_setup(grabbed_pages_are_made_or_found, setup),
+		cmocka_unit_test_setup(staged_pages_are_adopted_where_there_are_none, setup),
 		cmocka_unit_test_setup(page_changed_in_writeback_is_written_again, setup),
 		cmocka_unit_test_setup(failed_write_keeps_data_and_tells_each_once, setup),
 		cmocka_unit_test_setup(dropped_pages_are_not_written, setup),

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The size of a regular file: truncation both ways.
+ *
+ *  T1  Shrinking: what is cut off the last block is zeros on disk first; then, in one handle, the
+ *      inode is an orphan and its size on disk is the new one; then pages go, then blocks, in as many
+ *      handles as it takes.  A crash in between is finished at the next mount (J11).
+ *  T2  Pages are thrown away only after their writeback, so nothing is on its way to a block that is
+ *      freed, and the size in memory is lowered before, so nobody reads what is behind it.
+ *  T3  Growing: what is behind the old end in its block is zeros on disk first.
+ *  T4  A cluster that data in memory counts on (delayed.c, D3) is not freed under it: that data is
+ *      written first.
+ *
+ * All of it holds the inode's lock, exclusive, so no page becomes dirty meanwhile.
+ */
+#include "ops/file_priv.h"
+
+#include "base/diag.h"
+#include "fs/quota.h"
+
+#include <inttypes.h>
+
+/* ---- sizes ----------------------------------------------------------------------------------- */
+
+int file_check_size(struct inode *ip, uint64_t size)
+{
+	uint64_t most = file_size_max(ip);
+
+	if (size > most)
+		return fail(-EFBIG, "inode %u: a file of %" PRIu64 " bytes is the largest", ip->ino,
+			    most);
+	return 0;
+}
+
+/*
+ * In memory and on disk, also if what is below was not written yet: that may be thrown away, and
+ * then nobody would raise the size on disk any more.
+ */
+static void set_sizes(struct inode *ip, uint64_t size)
+{
+	rwlock_write(&ip->xattr_lock);
+	ip->size = size;
+	inode_set_disk_size(ip, size);
+	rwlock_write_unlock(&ip->xattr_lock);
+}
+
+static int store_size(struct inode *ip, uint64_t size)
+{
+	struct handle *h;
+	int err;
+
+	err = handle_start(ip->fs->log, FILE_SIZE_CREDITS, &h);
+	if (err < 0)
+		return err;
+	err = file_need_large(h, ip, size);
+	if (err == 0) {
+		set_sizes(ip, size);
+		inode_touch(ip, INODE_MTIME | INODE_CTIME);
+		err = inode_store(h, ip);
+	}
+	return first_error(err, handle_stop(h));
+}
+
+int file_settle_size(struct inode *ip)
+{
+	if (ip->state != INODE_BLOCKS || inode_disk_size(ip) >= ip->size)
+		return 0;
+	return store_size(ip, ip->size);
+}
+
+void file_touch(struct inode *ip)
+{
+	inode_touch(ip, INODE_MTIME | INODE_CTIME);
+	atomic_fetch_or(&ip->flags, INODE_DIRTY_TIMES);
+}
+
+static int zero_tail_on_disk(struct inode *ip, uint64_t at)
+{
+	const struct geom *g = &ip->fs->geom;
+	uint64_t end = round_up_pow2(at, max_u64(g->block_size, PAGE_BYTES));
+	bool dirty;
+	int err;
+
+	err = file_zero_tail(ip, at, &dirty);
+	if (err < 0 || !dirty)
+		return err;
+	return mapping_flush(&ip->pages, at >> PAGE_BITS, (end - 1) >> PAGE_BITS);
+}
+
+int file_grow(struct inode *ip, uint64_t size)
+{
+	int err;
+
+	err = zero_tail_on_disk(ip, ip->size); /* T3 */
+	return err < 0 ? err : store_size(ip, size);
+}
+
+/* ---- shrinking ------------------------------------------------------------------------------- */
+
+int file_flush_cluster(struct inode *ip, uint64_t at, bool behind)
+{
+	const struct geom *g = &ip->fs->geom;
+	uint64_t cluster = (uint64_t)g->block_size << g->cluster_ratio_bits;
+	uint64_t start = round_down_pow2(at, cluster);
+
+	if (g->cluster_ratio == 1 || start == at)
+		return 0;
+	return behind ? mapping_flush(&ip->pages, at >> PAGE_BITS,
+				      (start + cluster - 1) >> PAGE_BITS)
+		      : mapping_flush(&ip->pages, start >> PAGE_BITS, (at - 1) >> PAGE_BITS);
+}
+
+/* Are there blocks behind byte @size? */
+static int has_blocks_behind(struct inode *ip, uint64_t size, bool *ret)
+{
+	uint64_t first = div_round_up(size, ip->fs->geom.block_size);
+	struct map_ext ext;
+	int err;
+
+	*ret = false;
+	if (first >= UINT32_MAX)
+		return 0;
+	err = map_read(ip, (lblk_t)first, &ext);
+	if (err == 0)
+		*ret = ext.state != MAP_HOLE || ext.logical + ext.count < UINT32_MAX;
+	return err;
+}
+
+/* One handle: the new size, and the orphan, as more remains to be done. */
+static int lower_size(struct inode *ip, uint64_t size)
+{
+	struct handle *h;
+	int err;
+
+	err = handle_start(ip->fs->log, ORPHAN_CREDITS + FILE_SIZE_CREDITS, &h);
+	if (err < 0)
+		return err;
+	err = file_need_large(h, ip, size);
+	if (err == 0)
+		err = orphan_add(h, ip);
+	if (err == 0) {
+		set_sizes(ip, size);
+		inode_touch(ip, INODE_MTIME | INODE_CTIME);
+		err = inode_store(h, ip);
+	}
+	return first_error(err, handle_stop(h));
+}
+
+static int end_orphan(struct inode *ip)
+{
+	struct handle *h;
+	int err;
+
+	/* Without links it stays one. */
+	if (atomic_load(&ip->flags) & INODE_UNLINKED)
+		return 0;
+	err = handle_start(ip->fs->log, ORPHAN_CREDITS + INODE_STORE_CREDITS, &h);
+	if (err < 0)
+		return err;
+	err = orphan_remove(h, ip);
+	if (err == 0)
+		err = inode_store_meta(h, ip);
+	return first_error(err, handle_stop(h));
+}
+
+/* T2. */
+static void drop_pages(struct inode *ip, pgoff_t first, pgoff_t last)
+{
+	rwlock_write(&ip->invalidate);
+	mapping_drop(&ip->pages, first, last);
+	rwlock_write_unlock(&ip->invalidate);
+}
+
+static int shrink_blocks(struct inode *ip, uint64_t size)
+{
+	bool behind;
+	int err;
+
+	balloc_discard_prealloc(ip);
+	err = file_flush_cluster(ip, size, false);
+	if (err == 0)
+		err = zero_tail_on_disk(ip, size);
+	if (err == 0)
+		err = lower_size(ip, size);
+	if (err < 0)
+		return err;
+	/* Writeback that is under way may still map something: only then is the map final. */
+	drop_pages(ip, div_round_up(size, PAGE_BYTES), UINT64_MAX);
+	err = has_blocks_behind(ip, size, &behind);
+	if (err == 0 && behind)
+		err = inode_free_blocks(ip, size);
+	return err < 0 ? err : end_orphan(ip);
+}
+
+/* Also where the size does not change: what fallocate() put behind it goes. */
+static int set_size_of_blocks(struct inode *ip, uint64_t size)
+{
+	bool behind;
+	int err;
+
+	if (size > ip->size)
+		return file_grow(ip, size);
+	if (size < ip->size)
+		return shrink_blocks(ip, size);
+	err = has_blocks_behind(ip, size, &behind);
+	if (err == 0 && behind)
+		return shrink_blocks(ip, size);
+	file_touch(ip);
+	return err;
+}
+
+int file_set_size(struct inode *ip, uint64_t size)
+{
+	int err;
+
+	err = file_check_size(ip, size);
+	if (err == 0)
+		err = quota_load(ip);
+	if (err == 0 && (ip->state == INODE_INLINE || size > 0) && ip->state != INODE_BLOCKS)
+		err = inline_prepare(ip, size, true);
+	if (err < 0)
+		return err;
+	if (ip->state == INODE_BLOCKS)
+		return set_size_of_blocks(ip, size);
+	if (ip->state == INODE_INLINE)
+		err = inline_set_size(ip, size);
+	if (err == 0)
+		file_touch(ip);
+	return err;
+}
