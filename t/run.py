@@ -49,7 +49,8 @@ def suites(build):
     tidy = [("tidy", script("tools/tidy.py", "--build", at("check", "")))]
     common = ["--uext4", uext4]
     manifest = ["--manifest", at("check", "uext4-manifest")]
-    quick = tidy + units("check") + [("cli", script("t/func/cli.py", *common))]
+    quick = tidy + units("check") + [("cli", script("t/func/cli.py", *common)),
+                                     ("write", script("t/func/write.py", *common))]
     asan = units("asan") + [("bad images", script("t/bad.py", "--walk", at("asan", "uext4-walk")))]
     tsan = units("tsan") + [("threads", script("t/threads.py", "--walk", at("tsan", "uext4-walk")))]
     kernel = [
@@ -57,11 +58,13 @@ def suites(build):
         ("matrix", script("t/matrix.py", *common, *manifest)),
         ("dirty", script("t/dirty.py", *common, *manifest)),
         ("check", script("t/check.py", *common)),
+        ("programs", script("t/programs.py", *common)),
     ]
     full = [
         ("fuse", script("t/func/fuse.py", *common)),
         ("matrix", script("t/matrix.py", *common, *manifest, "--full")),
         ("dirty", script("t/dirty.py", *common, *manifest, "--full")),
+        ("programs", script("t/programs.py", *common, "--full")),
         ("bad images, all", script("t/bad.py", "--walk", at("asan", "uext4-walk"), "--flips", "2000")),
     ]
     return {
