@@ -12,9 +12,9 @@
  * How a full node is split: what comes behind the last entry begins a new node, so that a file that
  * grows at its end has full nodes; before the first one likewise; elsewhere the halves are equal.
  *
- *	insert c into a full leaf       root [a e]      [a e]        [a c e]
- *	                                     |          /  |          /  |  \
- *	                               [a b d] [e]   [a b] [c d] [e]  the parent may be full
+ *	insert c:      root [a e]              [a c e]       and the same above, where
+ *	                  /     \      =>     /   |    \      the parent is full, too
+ *	             [a b d]    [e]       [a b] [c d]  [e]
  *
  * Nodes grow empty from removals; then they go at once.  Where they are only sparse they are joined
  * with a neighbour, and the root takes in its only child when that fits.
@@ -279,10 +279,7 @@ static void path_grow(struct extent_edit *e)
 	root->at = 0;
 }
 
-/*
- * How many entries stay in a full node, of those that it has and gets; the added ones stay
- * together.
- */
+/* How many entries stay in a full node, of those it has and gets; what is added stays together. */
 static uint32_t split_point(uint32_t entries, uint32_t at, uint32_t remove, uint32_t add)
 {
 	uint32_t half = (entries - remove + add) / 2;
@@ -296,9 +293,7 @@ static uint32_t split_point(uint32_t entries, uint32_t at, uint32_t remove, uint
 	return half - at < at + add - half ? at : at + add;
 }
 
-/*
- * The node @eh, which has no room for @add, gives what is behind split_point() to the new @right.
- */
+/* The node @eh, which has no room for @add, gives what is behind split_point() to @right. */
 static void node_split(struct ext4_extent_header *eh, struct ext4_extent_header *right, uint32_t at,
 		       uint32_t remove, const struct ext4_extent *add, uint32_t count)
 {

@@ -5,11 +5,12 @@
  * Works out what one leaf should hold; how the tree gets there is extent_edit.c's business.  Called
  * through map_write.c only, which holds map_lock exclusive.
  *
- *  W1  Neighbours in one leaf that could be one extent are one, written or not.
+ *  W1  Where an extent changes it is made one with its neighbours in the leaf, if one entry can say
+ *      so, written or not.
  *  W2  What is removed goes from the end, and the tree says at any time what is still there: the
  *      caller may stop between two handles, or for ever.
- *  W3  With bigalloc a cluster belongs to one file, blocks of it lie in it as their numbers say,
- *      and it is freed with the last of them that is mapped, in whatever leaf the others are.
+ *  W3  With bigalloc a cluster belongs to one file, its blocks lie in it as their numbers say, and
+ *      it is freed with the last of them that is mapped, in whatever leaf the others are.
  */
 #include "fs/map_priv.h"
 

@@ -361,9 +361,7 @@ static int free_empty(struct removal *r, struct path *p)
 	return 0;
 }
 
-/*
- * Credits for a run, if all blocks of pointers become empty with it and @writes are yet to change.
- */
+/* Credits for a run, if all blocks of pointers become empty with it; @writes are yet to change. */
 static bool can_free(struct removal *r, const struct path *p, uint32_t writes)
 {
 	if (map_credits_left(r->h, r->ip) <

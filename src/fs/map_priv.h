@@ -221,9 +221,7 @@ int extent_edit_prepare(struct extent_edit *e, uint64_t *ret_blocks) MUST_CHECK;
 void extent_edit_apply(struct extent_edit *e);
 void extent_edit_cancel(struct extent_edit *e);
 
-/*
- * The node of level @l and, as far as it is first there, those above may be changed from here on.
- */
+/* The leaf, and above it what changes with the first entry of the leaf, may change from here on. */
 int extent_path_write(struct handle *h, struct extent_path *p, bool first_changes) MUST_CHECK;
 /* Entries [from, to) of a leaf go; the one before them, if it `shortens`, becomes `last`. */
 struct extent_trim {

@@ -129,26 +129,18 @@ static const struct recipe recipes[] = {
 	{ "ext2-4k", 256, "-t ext2 -b 4096 -O large_file", false, false },
 };
 
-static int run_status(const char *fmt, va_list ap)
-{
-	char command[2048];
-	int status;
-
-	vsnprintf(command, sizeof(command), fmt, ap);
-	status = system(command);
-	return status == -1 || !WIFEXITED(status) ? -1 : WEXITSTATUS(status);
-}
-
 static int run(const char *fmt, ...) PRINTF(1, 2);
 static int run(const char *fmt, ...)
 {
+	char command[2048];
 	va_list ap;
 	int status;
 
 	va_start(ap, fmt);
-	status = run_status(fmt, ap);
+	vsnprintf(command, sizeof(command), fmt, ap);
 	va_end(ap);
-	return status;
+	status = system(command);
+	return status == -1 || !WIFEXITED(status) ? -1 : WEXITSTATUS(status);
 }
 
 static int make_scratch(void **state)
@@ -1247,6 +1239,7 @@ static void test_refusals(void **state)
 
 int main(int argc, char **argv)
 {
+	static char names[64][64];
 	struct CMUnitTest tests[64];
 	size_t count = 0;
 
@@ -1268,9 +1261,9 @@ int main(int argc, char **argv)
 		};
 
 		for (size_t j = 0; j < ARRAY_SIZE(each); j++) {
-			char *name = calloc(1, 64);
+			char *name = names[count];
 
-			snprintf(name, 64, "%s: %s", recipes[i].name, each[j].name);
+			snprintf(name, sizeof(names[0]), "%s: %s", recipes[i].name, each[j].name);
 			tests[count++] = (struct CMUnitTest){
 				.name = name,
 				.test_func = each[j].test,
