@@ -13,6 +13,7 @@
  *      them and missed them looks again.
  */
 #include "fs/balloc_priv.h"
+#include "fs/map.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
@@ -371,6 +372,12 @@ void balloc_cancel(struct uext4_fs *fs, const struct blk_run *run, bool was_rese
 	atomic_fetch_add(&b->avail, was_reserved ? released - clusters.count : released);
 }
 
+/* The disk lies: fs_error() wants to know. */
+static bool is_damage(int err)
+{
+	return err == -EFSCORRUPTED || err == -EFSBADCRC;
+}
+
 /* ---- writing it down ------------------------------------------------------------------------- */
 
 static void set_desc_free(struct balloc *b, struct group_bufs *gb, uint32_t free)
@@ -412,13 +419,14 @@ int balloc_record(struct handle *h, struct uext4_fs *fs, const struct blk_run *r
 	struct group_bufs gb GROUP_BUFS_SCOPE = { 0 };
 	int err;
 
+	lockrank_may_acquire(RANK_group);
 	err = group_bufs_read(b, group, false, &gb);
 	if (err == 0) {
 		group_lock(b, group);
 		err = record_locked(h, b, &gb, &clusters);
 		group_unlock(b, group);
 	}
-	if (err == -EFSCORRUPTED || err == -EFSBADCRC)
+	if (is_damage(err))
 		return fs_error(fs, err, 0, run->start);
 	if (err == 0)
 		atomic_fetch_sub(&b->disk_free, clusters.count);
@@ -500,18 +508,29 @@ static void freed_add(struct balloc *b, tid_t tid, const struct crun *run, struc
 	atomic_fetch_add(&b->pending, run->count);
 }
 
-/* Metadata that is freed never goes home, nor back from the log (J3). */
-static int forget_blocks(struct handle *h, const struct balloc *b, const struct crun *run)
-{
-	blk_t start = cluster_blk(b->geom, run->cluster);
-	uint32_t count = run->count << b->geom->cluster_ratio_bits;
+/* What is freed: whole clusters, in which the caller had [start, +count). */
+struct free_request {
+	blk_t start;
+	uint32_t count;
+	uint32_t flags;
+};
 
-	for (uint32_t i = 0; i < count; i++) {
-		int err = handle_forget(h, start + i);
+/*
+ * Metadata that is freed never goes home, nor back from the log (J3): those blocks of the request
+ * that lie in @run.
+ */
+static int forget_blocks(struct handle *h, const struct balloc *b, const struct free_request *rq,
+			 const struct crun *run)
+{
+	blk_t first = max_u64(rq->start, cluster_blk(b->geom, run->cluster));
+	blk_t end = min_u64(rq->start + rq->count, cluster_blk(b->geom, run->cluster + run->count));
+
+	for (blk_t blk = first; blk < end; blk++) {
+		int err = handle_forget(h, blk);
 
 		if (err < 0) {
 			/* Of several, some would be in use and never be written again. */
-			if (i > 0)
+			if (blk > first)
 				txn_log_abort(handle_log(h), err);
 			return err;
 		}
@@ -521,15 +540,15 @@ static int forget_blocks(struct handle *h, const struct balloc *b, const struct 
 
 /* Group lock. */
 static int free_locked(struct handle *h, struct balloc *b, struct group_bufs *gb,
-		       const struct crun *run, uint32_t flags)
+		       const struct free_request *rq, const struct crun *run)
 {
 	int err;
 
 	err = check_in_use(b, gb, run);
 	if (err == 0)
 		err = group_bufs_get_write(h, b, gb, false);
-	if (err == 0 && (flags & BALLOC_FREE_META))
-		err = forget_blocks(h, b, run);
+	if (err == 0 && (rq->flags & BALLOC_FREE_META))
+		err = forget_blocks(h, b, rq, run);
 	if (err < 0)
 		return err;
 	bitmap_clear(gb->bitmap_buf->data, cluster_bit(b->geom, run->cluster), run->count);
@@ -542,7 +561,8 @@ static int free_locked(struct handle *h, struct balloc *b, struct group_bufs *gb
  * In a group whose bitmap is damaged nothing is freed: its blocks stay in use until fsck has looked
  * at it.
  */
-static int free_piece(struct handle *h, struct balloc *b, const struct crun *run, uint32_t flags)
+static int free_piece(struct handle *h, struct balloc *b, const struct free_request *rq,
+		      const struct crun *run)
 {
 	uint32_t group = cluster_group(b->geom, run->cluster);
 	struct freed *entry FREE_SCOPE = mem_alloc(sizeof(*entry));
@@ -561,7 +581,7 @@ static int free_piece(struct handle *h, struct balloc *b, const struct crun *run
 		group_set_bad(b, group, GROUP_BLOCKS_BAD, err);
 		return 0;
 	}
-	err = free_locked(h, b, &gb, run, flags);
+	err = free_locked(h, b, &gb, rq, run);
 	group_unlock(b, group);
 	if (err < 0)
 		return err;
@@ -570,48 +590,58 @@ static int free_piece(struct handle *h, struct balloc *b, const struct crun *run
 	return 0;
 }
 
-/* What the disk may say wrongly; looked at before anything is changed. */
-static int check_free(struct balloc *b, blk_t start, uint32_t count)
+/*
+ * What the disk may say wrongly, looked at before anything is changed.  *ret: the clusters, which
+ * may lie in several groups.
+ */
+static int check_free(struct balloc *b, const struct free_request *rq, uint64_t *ret_cluster,
+		      uint64_t *ret_count)
 {
 	const struct geom *g = b->geom;
-	uint64_t whole = round_up_pow2(count, g->cluster_ratio);
+	blk_t start = rq->start;
+	uint64_t count = rq->count;
 
-	if (start < g->first_data_block || start >= g->blocks || whole > g->blocks - start ||
-	    count == 0 || (start - g->first_data_block) % g->cluster_ratio != 0)
-		return corrupt("%u blocks from %llu on are freed, where none are to be had", count,
-			       (unsigned long long)start);
-	if (zones_touch(b, start, whole))
+	/* A block of metadata has its cluster for itself, wherever it lies in it. */
+	if (start >= g->first_data_block && (rq->flags & BALLOC_FREE_META)) {
+		start -= (start - g->first_data_block) & (g->cluster_ratio - 1);
+		count += rq->start - start;
+	}
+	count = round_up_pow2(count, g->cluster_ratio);
+	if (start < g->first_data_block || start >= g->blocks || count > g->blocks - start ||
+	    count == 0 || ((start - g->first_data_block) & (g->cluster_ratio - 1)) != 0)
+		return corrupt("%u blocks from %llu on are freed, where none are to be had",
+			       rq->count, (unsigned long long)rq->start);
+	if (zones_touch(b, start, count))
 		return corrupt("%u blocks from %llu on are freed, where the file system's own lie",
-			       count, (unsigned long long)start);
+			       rq->count, (unsigned long long)rq->start);
+	*ret_cluster = cluster_of(g, start);
+	*ret_count = count >> g->cluster_ratio_bits;
 	return 0;
 }
 
 int balloc_free(struct handle *h, struct uext4_fs *fs, blk_t start, uint32_t count, uint32_t flags)
 {
+	const struct free_request rq = { .start = start, .count = count, .flags = flags };
 	struct balloc *b = fs->balloc;
-	uint64_t cluster, left;
+	uint64_t cluster = 0, left = 0;
+	bool began = false;
 	int err;
 
 	lockrank_may_acquire(RANK_group);
-	err = check_free(b, start, count);
+	err = check_free(b, &rq, &cluster, &left);
 	if (err < 0)
 		return fs_error(fs, err, 0, start);
-	cluster = cluster_of(b->geom, start);
-	left = div_round_up(count, b->geom->cluster_ratio);
-	while (left > 0) {
+	while (err == 0 && left > 0) {
 		struct crun run = next_piece(b, cluster, left);
 
-		err = free_piece(h, b, &run, flags);
-		if (err < 0 && cluster != cluster_of(b->geom, start))
-			txn_log_abort(handle_log(h), err); /* a part of it is free already */
-		if (err == -EFSCORRUPTED || err == -EFSBADCRC)
-			return fs_error(fs, err, 0, start);
-		if (err < 0)
-			return err;
+		err = free_piece(h, b, &rq, &run);
+		if (err < 0 && began)
+			txn_log_abort(handle_log(h), err);
+		began = true;
 		cluster += run.count;
 		left -= run.count;
 	}
-	return 0;
+	return is_damage(err) ? fs_error(fs, err, 0, start) : err;
 }
 
 /* J4. */
@@ -725,6 +755,36 @@ static int add_zones(struct zone_list *list, const struct geom *g, uint32_t grou
 	return err;
 }
 
+/* Blocks of an internal journal: overwriting them would be found out after the next crash. */
+static int add_journal_zones(struct zone_list *list, struct uext4_fs *fs)
+{
+	struct inode *ip INODE_SCOPE = NULL;
+	int err;
+
+	if (fs->info.journal_ino == 0)
+		return 0;
+	err = inode_get(fs, fs->info.journal_ino, &ip);
+	for (lblk_t lblk = 0; err == 0 && lblk < ip->size >> fs->geom.block_bits;) {
+		struct map_ext ext;
+
+		err = map_read(ip, lblk, &ext);
+		if (err == 0 && ext.state != MAP_HOLE)
+			err = zones_add(list, ext.physical, ext.count);
+		lblk += err == 0 ? ext.count : 0;
+	}
+	return err < 0 ? fail_in(err, "journal") : 0;
+}
+
+static int add_other_zones(struct zone_list *list, struct uext4_fs *fs)
+{
+	blk_t mmp = le64_get(fs->super.s_mmp_block);
+	int err = 0;
+
+	if (geom_has_incompat(&fs->geom, EXT4_FEATURE_INCOMPAT_MMP) && mmp < fs->geom.blocks)
+		err = zones_add(list, mmp, 1);
+	return err < 0 ? err : add_journal_zones(list, fs);
+}
+
 static int read_groups(struct balloc *b)
 {
 	struct zone_list list = { 0 };
@@ -740,6 +800,8 @@ static int read_groups(struct balloc *b)
 		if (err == 0)
 			err = add_zones(&list, b->geom, group, gd);
 	}
+	if (err == 0)
+		err = add_other_zones(&list, b->fs);
 	if (err == 0)
 		err = zones_finish(&list);
 	b->zones = list.zones;

@@ -75,7 +75,11 @@ int balloc_alloc_meta(struct handle *h, struct uext4_fs *fs, struct inode *ip, b
 		      uint32_t flags, blk_t *ret_blk) MUST_CHECK;
 
 enum balloc_free_flag {
-	BALLOC_FREE_META = 1u << 0, /* they held metadata: forget and revoke each (J3) */
+	/*
+	 * They held metadata: each is forgotten and revoked (J3).  Of a cluster only the blocks
+	 * that were in use need be named.
+	 */
+	BALLOC_FREE_META = 1u << 0,
 };
 /*
  * Frees recorded blocks, whole clusters.  BALLOC_CREDITS a group touched.  What is not in use, or

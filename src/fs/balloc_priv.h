@@ -59,7 +59,7 @@ struct fit {
 	_Atomic uint8_t *class[FIT_LEVELS_MAX];
 };
 
-/* Blocks of the file system itself: superblocks, descriptors, bitmaps, tables.  Sorted. */
+/* Blocks of the file system itself: superblocks, descriptors, bitmaps, tables, the journal. */
 struct zone {
 	blk_t start;
 	uint64_t count;

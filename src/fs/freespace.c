@@ -586,6 +586,8 @@ static int find_and_take(struct balloc *b, uint32_t group, const struct space_wa
 	uint32_t end = group_clusters(b->geom, group), bit = 0, count = 0, enough;
 	uint32_t bound = (uint32_t)min_u64(grp->free, grp->largest);
 
+	if (want->exact && want->bit >= end)
+		return -ENOSPC;
 	if (want->exact) {
 		count = next_bit(grp->bits, want->bit,
 				 (uint32_t)min_u64(end, (uint64_t)want->bit + want->count), true) -

@@ -16,7 +16,7 @@
 #include "base/diag.h"
 
 /* Of the flex groups of a large file system so many are compared. */
-#define COMPARED_MAX 1024u
+#define COMPARED_MAX 256u
 
 #define HASH_MULTIPLIER 0x9E3779B1u
 
@@ -181,10 +181,11 @@ static uint32_t first_index(const struct balloc *b, uint32_t group)
 /* Group lock.  N1; inodes_per_group if there is none. */
 static uint32_t lowest_free(const struct balloc *b, const struct group_bufs *gb)
 {
+	uint32_t first = first_index(b, gb->group);
+
 	if (atomic_load(&b->groups[gb->group].flags) & EXT4_BG_INODE_UNINIT)
-		return 0;
-	return bitmap_find_zero(gb->bitmap_buf->data, first_index(b, gb->group),
-				b->geom->inodes_per_group);
+		return first;
+	return bitmap_find_zero(gb->bitmap_buf->data, first, b->geom->inodes_per_group);
 }
 
 /* N2.  Group lock: whose first inode it is, is known only under it.  Reads nothing. */

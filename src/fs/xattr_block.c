@@ -147,10 +147,7 @@ void xattr_block_decide(struct inode *ip, const struct xattr_area *area,
 
 static int free_block(struct handle *h, struct uext4_fs *fs, blk_t blk)
 {
-	const struct geom *g = &fs->geom;
-
-	return balloc_free(h, fs, round_down_pow2(blk, g->cluster_ratio), g->cluster_ratio,
-			   BALLOC_FREE_META);
+	return balloc_free(h, fs, blk, 1, BALLOC_FREE_META);
 }
 
 static int new_block(struct handle *h, struct inode *ip, struct buf **ret_buf)

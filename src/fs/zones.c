@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Zones: where the file system's own blocks lie (superblocks, descriptors and room for more of
- * them, bitmaps, inode tables).  Collected once, when an image is opened for writing, so that
+ * them, bitmaps, inode tables, the journal, the MMP block).  Collected once, when an image is opened for writing, so that
  * nothing of it is ever given away or freed, whatever bitmaps and extents say.
  *
  *  Z1  Zones are sorted and disjoint, and neighbours are joined: one that was made by mke2fs with
@@ -77,8 +77,9 @@ int zones_finish(struct zone_list *list)
 		struct zone *last = &list->zones[kept], *next = &list->zones[i];
 
 		if (next->start < last->start + last->count)
-			return corrupt("bitmaps, tables or descriptors overlap at block %llu",
-				       (unsigned long long)next->start);
+			return corrupt(
+				"bitmaps, tables, descriptors or the journal overlap at block %llu",
+				(unsigned long long)next->start);
 		if (next->start == last->start + last->count)
 			last->count += next->count;
 		else

@@ -996,6 +996,18 @@ static int try_free_inode(struct rig *rig, uint32_t ino)
 	return err;
 }
 
+/* Any block of the journal. */
+static blk_t journal_block(struct rig *rig)
+{
+	struct inode *ip;
+	struct map_ext ext;
+
+	assert_int_equal(inode_get(rig->fs, EXT4_JOURNAL_INO, &ip), 0);
+	assert_int_equal(map_read(ip, (lblk_t)(ip->size / rig->g->block_size / 2), &ext), 0);
+	inode_put(ip);
+	return ext.physical;
+}
+
 static void frees_of_what_is_not_in_use(void **state)
 {
 	const struct balloc_request rq = { .count = 10 };
@@ -1024,6 +1036,7 @@ static void frees_of_what_is_not_in_use(void **state)
 			assert_int_equal(try_free(&rig, geom_group_first_block(rig.g, group), 2),
 					 -EFSCORRUPTED);
 	}
+	assert_int_equal(try_free(&rig, journal_block(&rig), 1), -EFSCORRUPTED);
 	assert_int_equal(try_free(&rig, rig.g->blocks - 1, 2), -EFSCORRUPTED);
 	assert_int_equal(try_free(&rig, rig.g->blocks, 1), -EFSCORRUPTED);
 	assert_int_equal(try_free(&rig, UINT64_MAX, 1), -EFSCORRUPTED);
