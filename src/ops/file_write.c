@@ -6,10 +6,11 @@
  * does both.  What can fail for lack of space fails here: blocks are promised (delayed.c) before
  * bytes go into a page that stands for a hole.
  *
- *  K1  The caller's memory is touched with nothing held: his bytes are copied into staged pages first
- *      (cache.h).  A staged page that is written whole becomes the file's, where that has none.
- *  K2  A page is marked dirty before it changes, as that can fail; its size is raised before its lock
- *      is given up, so writeback never meets a dirty page behind the end.
+ *  K1  The caller's memory is touched with nothing held: his bytes are copied into staged pages
+ *      first (cache.h).  A staged page that is written whole becomes the file's, where that has
+ *      none.
+ *  K2  A page is marked dirty before it changes, as that can fail; its size is raised before its
+ *      lock is given up, so writeback never meets a dirty page behind the end.
  *  K3  One call is one write for others, up to PIECE_PAGES; a longer one is several.
  *  K4  Bytes between the old end and what is written read as zeros, from the disk too.
  */
@@ -97,6 +98,7 @@ struct write {
 struct write_batch {
 	size_t count;
 	bool adopted; /* they were staged, and are written whole */
+	bool cut;     /* some were given up: what was staged in them is lost */
 	struct page *pages[BATCH_PAGES];
 	uint8_t parts[BATCH_PAGES];
 	uint8_t promised[BATCH_PAGES]; /* parts that were reserved before */
@@ -131,6 +133,7 @@ static bool batch_adopt(struct write *w, struct write_batch *b)
 	b->count = pages_adopt(&w->ip->pages, w->at >> PAGE_BITS, s->pages + place / PAGE_BYTES,
 			       whole);
 	b->adopted = true;
+	b->cut = false;
 	for (size_t i = 0; i < b->count; i++) {
 		b->pages[i] = s->pages[place / PAGE_BYTES + i];
 		s->pages[place / PAGE_BYTES + i] = NULL;
@@ -179,6 +182,7 @@ static int batch_grab(struct write *w, struct write_batch *b)
 
 	b->count = 0;
 	b->adopted = false;
+	b->cut = false;
 	while (b->count < count && err == 0) {
 		struct page *page;
 		size_t from, to;
@@ -211,6 +215,7 @@ static int batch_prepare(struct write *w, struct write_batch *b)
 		b->promised[i] = b->pages[i]->reserved;
 	err = delayed_reserve(w->ip, b->pages, b->parts, b->count, w->root, &done);
 	if (err == 0) {
+		b->cut = b->adopted && done < b->count;
 		batch_cut(b, done);
 		err = pages_set_dirty(b->pages, b->parts, b->count);
 		for (size_t i = 0; i < b->count && err < 0; i++)
@@ -246,13 +251,16 @@ static void batch_store(struct write *w, struct write_batch *b)
 	batch_cut(b, 0);
 }
 
-/* As far as it goes: w->at. */
+/*
+ * As far as it goes: w->at.  Where not all staged pages could be used the caller stages the rest
+ * again.
+ */
 static int write_pages(struct write *w)
 {
-	struct write_batch b;
+	struct write_batch b = { .cut = false };
 	int err = 0;
 
-	while (w->at < w->end && err == 0) {
+	while (w->at < w->end && err == 0 && !b.cut) {
 		if (!batch_adopt(w, &b))
 			err = batch_grab(w, &b);
 		if (err == 0)

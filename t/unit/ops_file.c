@@ -2,13 +2,14 @@
 /*
  * ops/: contents of files that change, on images made by mke2fs, with everything below them real.
  *
- *  - Random writes, appends, truncations both ways, holes, ranges of zeros, preallocation, fsyncs and
- *    reopened images against a plain array of bytes, on every kind of image; in the end e2fsck finds
- *    nothing and debugfs reads the same bytes.
- *  - A disk that is filled to its last block gives -ENOSPC at the write and nowhere else, and all of
- *    it comes back.
+ *  - Random writes, appends, truncations both ways, holes, ranges of zeros, preallocation, fsyncs
+ *    and reopened images against a plain array of bytes, on every kind of image; in the end e2fsck
+ *    finds nothing and debugfs reads the same bytes.
+ *  - A disk that is filled to its last block gives -ENOSPC at the write and nowhere else, and all
+ *    of it comes back.
  *  - The nth write of the device fails: nothing is lost, the error is told once, and the image is
  *    right once it can be written.
+ *  - The nth allocation of memory fails: what failed can be done again, and nothing is lost.
  *  - Many threads write, cut and read two files at once.
  *  - A file written in one go lies in as few pieces as there can be, a sparse file past 2 GiB has
  *    its feature, and what nobody wrote is not in the image.
@@ -215,17 +216,22 @@ static void close_world(struct world *w)
 	assert_int_equal(err, 0);
 }
 
-static void begin(struct world *w, const struct recipe *recipe)
+static void begin_on_image(struct world *w, const struct recipe *recipe)
 {
 	memset(w, 0, sizeof(*w));
 	w->recipe = recipe;
 	current = recipe->name;
-	make_image(recipe->options, recipe->mib);
 	for (unsigned i = 0; i < FILES; i++) {
 		w->model[i] = calloc(1, MODEL_BYTES);
 		assert_non_null(w->model[i]);
 	}
 	open_world(w);
+}
+
+static void begin(struct world *w, const struct recipe *recipe)
+{
+	make_image(recipe->options, recipe->mib);
+	begin_on_image(w, recipe);
 }
 
 static void compare_with_debugfs(const struct world *w, unsigned number)
@@ -575,6 +581,110 @@ static void failed_writes_lose_nothing(void **state)
 	end(&w);
 }
 
+/* ---- memory that cannot be had --------------------------------------------------------------- */
+
+/* What fails for lack of memory is done again, which must be possible. */
+#define RETRY(err, call)                \
+	do {                            \
+		(err) = (call);         \
+		if ((err) == -ENOMEM)   \
+			(err) = (call); \
+	} while (0)
+
+static void write_again(struct world *w, unsigned n, uint64_t offset, size_t bytes)
+{
+	static uint8_t buf[200000];
+	size_t written = 0;
+	uint64_t at;
+	int err;
+
+	memset(buf, (int)(offset / 1000 + bytes) | 1, bytes);
+	for (size_t done = 0; done < bytes; done += written) {
+		RETRY(err, file_write(w->file[n], buf + done, bytes - done, offset + done, 0,
+				      &written, &at));
+		CHECK(err == 0);
+	}
+	memcpy(w->model[n] + offset, buf, bytes);
+	w->size[n] = max_u64(w->size[n], offset + bytes);
+}
+
+static void cut_again(struct world *w, unsigned n, uint64_t size)
+{
+	int err;
+
+	CHECK(fs_write_begin(w->fs) == 0);
+	inode_lock(w->file[n], INODE_CHILD);
+	RETRY(err, file_set_size(w->file[n], size));
+	inode_unlock(w->file[n]);
+	fs_write_end(w->fs);
+	CHECK(err == 0);
+	set_model_size(w, n, size);
+}
+
+static void sync_again(struct world *w, unsigned n)
+{
+	int err;
+
+	RETRY(err, file_fsync(w->file[n], false, &w->seen[n]));
+	CHECK(err == 0 || err == -ENOMEM); /* told of the one before */
+}
+
+static void memory_scenario(struct world *w)
+{
+	const uint32_t punch = UEXT4_FALLOC_PUNCH_HOLE | UEXT4_FALLOC_KEEP_SIZE;
+	int err;
+
+	write_again(w, 0, 0, 50);
+	sync_again(w, 0);
+	write_again(w, 0, 100, 3000);
+	write_again(w, 0, 70000, 150000);
+	sync_again(w, 0);
+	RETRY(err, file_fallocate(w->file[0], punch, 80000, 60000));
+	CHECK(err == 0);
+	memset(w->model[0] + 80000, 0, 60000);
+	write_again(w, 0, 90000, 20000);
+	write_again(w, 1, 500000, 100);
+	cut_again(w, 1, 3);
+	cut_again(w, 1, 100000);
+	sync_again(w, 1);
+	cut_again(w, 0, 100001);
+}
+
+static void every_allocation_fails_once(void **state)
+{
+	static const struct recipe some[] = {
+		{ "memory-4k", 16, "-t ext4 -b 4096 -N 64 -J size=4", 0, PLAIN },
+		{ "memory-inline", 8, "-t ext4 -b 1024 -N 64 -O inline_data", 0, PLAIN },
+		{ "memory-bigalloc", 16, "-t ext4 -b 1024 -N 64 -O bigalloc -C 16384", 0, PLAIN },
+		{ "memory-ext3", 8, "-t ext3 -b 1024 -N 64", 0, PLAIN, .block_map = true },
+	};
+
+	(void)state;
+	if (!have_tools())
+		skip();
+	for (size_t i = 0; i < ARRAY_SIZE(some); i++) {
+		uint64_t nth = 0, counted;
+
+		make_image(some[i].options, some[i].mib);
+		assert_int_equal(run("cp --sparse=always %s/image %s/fresh", scratch, scratch), 0);
+		do {
+			struct world w;
+
+			nth++;
+			assert_int_equal(
+				run("cp --sparse=always %s/fresh %s/image", scratch, scratch), 0);
+			begin_on_image(&w, &some[i]);
+			(void)mem_fail_nth(nth);
+			memory_scenario(&w);
+			counted = mem_fail_nth(0);
+			for (unsigned n = 0; n < FILES; n++)
+				read_range(&w, n, 0, w.size[n] + 1);
+			end(&w);
+		} while (counted >= nth);
+		assert_true(nth > 10);
+	}
+}
+
 /* ---- where data ends up ---------------------------------------------------------------------- */
 
 static void a_large_file_lies_together(void **state)
@@ -827,6 +937,7 @@ static void add_test(const char *kind, CMUnitTestFunction body, const struct rec
 
 int main(int argc, char **argv)
 {
+	const char *folder;
 	int failed;
 
 	if (argc > 1)
@@ -836,8 +947,11 @@ int main(int argc, char **argv)
 	if (argc > 2)
 		operations = (unsigned)strtoul(argv[2], NULL, 0);
 	printf("seed %" PRIu64 "\n", seed);
-	snprintf(scratch, sizeof(scratch), "%s/ops_file.XXXXXX",
-		 getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+	/* Hundreds of small images: in memory, if there is a place for files there. */
+	folder = getenv("TMPDIR");
+	if (!folder)
+		folder = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+	snprintf(scratch, sizeof(scratch), "%s/ops_file.XXXXXX", folder);
 	if (!mkdtemp(scratch))
 		return 1;
 	for (size_t i = 0; i < ARRAY_SIZE(recipes); i++)
@@ -849,6 +963,7 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_SIZE(recipes); i++)
 		add_test("many threads", many_threads, &recipes[i]);
 	add_test("a full disk is told at the write", full_disk_is_told_at_the_write, NULL);
+	add_test("every allocation fails once", every_allocation_fails_once, NULL);
 	add_test("a large file lies together", a_large_file_lies_together, NULL);
 	add_test("a file past 2 GiB has its feature", a_file_past_2_gib_has_its_feature, NULL);
 	add_test("limits are refused", limits_are_refused, NULL);
