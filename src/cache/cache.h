@@ -259,9 +259,10 @@ void pages_unstage(struct page *const *pages, size_t count);
  */
 size_t pages_adopt(struct mapping *m, pgoff_t first, struct page *const *staged, size_t count);
 /*
- * pages_grab() and page_lock_in() for the page @index.  Not uptodate: the caller fills it (page_fill()) or writes all of it
- * and says page_set_uptodate().  Waits for no I/O but that of others who hold the page's lock; no
- * rank from `page` on may be held but locks of earlier pages of @m.
+ * pages_grab() and page_lock_in() for the page @index.  Not uptodate: the caller fills it
+ * (page_fill()) or writes all of it and says page_set_uptodate().  Waits for no I/O but that of
+ * others who hold the page's lock; no rank from `page` on may be held but locks of earlier pages of
+ * @m.
  */
 int page_grab(struct mapping *m, pgoff_t index, struct page **ret_page) MUST_CHECK;
 /* The same, but NULL if it is not in memory. */

@@ -253,14 +253,14 @@ struct inode {
 	struct list orphan_link;       /* super: in fs->orphans */
 	uint32_t orphan_slot;	       /* super: its place in the orphan file, plus 1; 0: none */
 	struct prealloc *prealloc;     /* group.c's and balloc.c's own locks */
-	struct dquot *dquots[3];       /* quota: its owners, NULL: none is charged */
-	uint64_t quota_promised;       /* quota: bytes that delayed allocation was promised */
-	bool quota_attached;	       /* quota: dquots[] are known */
 	_Atomic uint64_t flush_needed; /* a: of fs->data_flush, for data written in place */
 	struct mutex writepages_lock;  /* RANK_writepages */
 	struct mutex delayed_lock;     /* RANK_leaf */
-	struct xarray delayed
-		GUARDED(&delayed_lock); /* see ops/delayed.c; nothing where it is simple */
+	/* See ops/delayed.c; nothing in it where blocks, clusters and pages do not share. */
+	struct xarray delayed GUARDED(&delayed_lock);
+	struct dquot *dquots[3]; /* quota: its owners, NULL: none is charged */
+	uint64_t quota_promised; /* quota: bytes that delayed allocation was promised */
+	bool quota_attached;	 /* quota: dquots[] are known */
 };
 
 enum inode_flag {
@@ -334,7 +334,9 @@ static inline void inode_unlock(struct inode *ip) RELEASES(ip->lock)
 
 static inline bool inode_has_flag(const struct inode *ip, uint32_t flag)
 {
-	/* Read by who holds the inode's lock, the map's, or none, while others change other flags. */
+	/*
+	 * Read by who holds the inode's lock, the map's, or none, while others change other flags.
+	 */
 	le32 flags = { __atomic_load_n(&ip->raw->i_flags.raw, __ATOMIC_RELAXED) };
 
 	return le32_get(flags) & flag;

@@ -2,8 +2,8 @@
 /*
  * fallocate(2): space for a file before its data, holes, and ranges of zeros.
  *
- * Inline files become BLOCKS first.  Block-mapped ones have no unwritten blocks, so only holes can be
- * made in them.
+ * Inline files become BLOCKS first.  Block-mapped ones have no unwritten blocks, so only holes can
+ * be made in them.
  *
  *  H1  Data in memory has its place before blocks are allocated beside it: what is dirty in the
  *      clusters of the range is written first.

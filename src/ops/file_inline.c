@@ -7,16 +7,16 @@
  * with inodes larger than a page, those behind it) is the truth; the inode's body is its last
  * flushed image (S3).
  *
- *  N1  A write decides once: inline_prepare() makes the room or converts, and as the inode's lock is
- *      kept until the write is over, nobody changes that (S4).  A write marks pages dirty; it
+ *  N1  A write decides once: inline_prepare() makes the room or converts, and as the inode's lock
+ *      is kept until the write is over, nobody changes that (S4).  A write marks pages dirty; it
  *      neither copies to the inode nor cleans them (S8).
  *  N2  INLINE: size <= capacity.  The size in memory changes under the page's lock and xattr_lock;
  *      that on disk with the bytes, when they are flushed (S2, S7).
  *  N3  Conversion takes blocks first, and writes the data there; then one handle empties the inode
  *      and maps them (S9).  A failure before that changes nothing.
  *  N4  What is behind the size in a page is zeros whenever the size grows (S11).
- *  N5  Pages are made uptodate before the handle (M13), and stay referenced, so they are still there
- *      when they are locked.
+ *  N5  Pages are made uptodate before the handle (M13), and stay referenced, so they are still
+ *      there when they are locked.
  *
  * An inode whose size is beyond its capacity (mke2fs -d makes them) is converted before anything
  * else; what is not there is a hole.
@@ -439,7 +439,9 @@ static int write_run(const struct inline_pages *ps, lblk_t logical, uint32_t cou
 		size_t bytes = (size_t)min_u64(PAGE_BYTES - in_page, end - at);
 		const uint8_t *from = index < ps->count ? ps->pages[index]->data + in_page : zeros;
 
-		/* The pieces are only read.  Of one run there are as many as of the largest inode. */
+		/*
+		 * The pieces are only read.  Of one run there are as many as of the largest inode.
+		 */
 		assert(pieces < DEV_IOV_MAX);
 		iov[pieces] = (struct iovec){ (void *)(uintptr_t)from, bytes };
 		at += bytes;
@@ -526,7 +528,9 @@ int inline_convert(struct inode *ip, bool root)
 {
 	if (ip->state == INODE_INLINE)
 		return leave_inline(ip, root);
-	/* No byte of it is anywhere, so nobody can be looking at one; the map is stored when used. */
+	/*
+	 * No byte of it is anywhere, so nobody can be looking at one; the map is stored when used.
+	 */
 	assert(ip->state == INODE_EMPTY && ip->size == 0);
 	rwlock_write(&ip->xattr_lock);
 	map_init(ip);

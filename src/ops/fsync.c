@@ -3,7 +3,8 @@
  * Making changes durable, and no more than that.
  *
  * What a transaction makes visible is durable with its commit (J2).  Data that overwrote blocks in
- * place belongs to no transaction: a flush of the device makes it durable, and many fsyncs share one.
+ * place belongs to no transaction: a flush of the device makes it durable, and many fsyncs share
+ * one.
  *
  *  Y1  Flushes are counted when they start.  Data written before flush number n started is durable
  *      when n has ended: so each inode remembers the number its data needs, and who finds that

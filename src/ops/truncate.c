@@ -3,10 +3,10 @@
  * The size of a regular file: truncation both ways.
  *
  *  T1  Shrinking: what is cut off the last block is zeros on disk first; then, in one handle, the
- *      inode is an orphan and its size on disk is the new one; then pages go, then blocks, in as many
- *      handles as it takes.  A crash in between is finished at the next mount (J11).
- *  T2  Pages are thrown away only after their writeback, so nothing is on its way to a block that is
- *      freed, and the size in memory is lowered before, so nobody reads what is behind it.
+ *      inode is an orphan and its size on disk is the new one; then pages go, then blocks, in as
+ *      many handles as it takes.  A crash in between is finished at the next mount (J11).
+ *  T2  Pages are thrown away only after their writeback, so nothing is on its way to a block that
+ *      is freed, and the size in memory is lowered before, so nobody reads what is behind it.
  *  T3  Growing: what is behind the old end in its block is zeros on disk first.
  *  T4  A cluster that data in memory counts on (delayed.c, D3) is not freed under it: that data is
  *      written first.

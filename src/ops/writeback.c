@@ -2,17 +2,17 @@
 /*
  * Writeback of file data: from dirty pages to blocks on the disk.
  *
- * Data before mapping (docs/ARCHITECTURE.md): blocks for what has none are taken in memory, the data
- * is written there, and then a handle lets the file have them and raises its size on disk.  A crash
- * in between finds the blocks free.
+ * Data before mapping (docs/ARCHITECTURE.md): blocks for what has none are taken in memory, the
+ * data is written there, and then a handle lets the file have them and raises its size on disk.  A
+ * crash in between finds the blocks free.
  *
  * The pages of a batch go through it together: collected and put under writeback; planned, as runs
  * of blocks that lie together; written, in requests as large as they can be; mapped.  Then each
  * page ends, with the error of its own runs.
  *
  *  B1  (M2) A run is mapped only after all of its data was written.
- *  B2  What was promised is kept: allocation for reserved parts uses their promises.  After an error
- *      the promise is in force again, and the parts are dirty and reserved as before.
+ *  B2  What was promised is kept: allocation for reserved parts uses their promises.  After an
+ *      error the promise is in force again, and the parts are dirty and reserved as before.
  *  B3  The size on disk never passes the size in memory, nor what was written behind the old one.
  *  B4  Where a block or cluster is shared by several pages (delayed.c), a file is written by one
  *      thread at a time: two would both find a hole and fill it.
