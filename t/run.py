@@ -29,6 +29,7 @@ UNITS = [
     "fs_map",
     "fs_quota",
     "ops_file",
+    "fs_xattr",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 

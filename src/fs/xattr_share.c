@@ -57,12 +57,12 @@ void xattr_forget(struct uext4_fs *fs)
 	xattr_share_unlock(fs);
 }
 
-void xattr_share_lock(struct uext4_fs *fs)
+NO_TSA void xattr_share_lock(struct uext4_fs *fs)
 {
 	mutex_lock(&fs->xattr_share->lock);
 }
 
-void xattr_share_unlock(struct uext4_fs *fs)
+NO_TSA void xattr_share_unlock(struct uext4_fs *fs)
 {
 	mutex_unlock(&fs->xattr_share->lock);
 }
