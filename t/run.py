@@ -30,6 +30,7 @@ UNITS = [
     "fs_quota",
     "ops_file",
     "fs_xattr",
+    "ops_attr",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 

@@ -190,7 +190,7 @@ static int check_protection(const struct inode *ip, uint32_t flags, uint32_t val
 	uint32_t refused = 0;
 
 	if (flags & EXT4_IMMUTABLE_FL)
-		refused = ATTR_KNOWN & ~(uint32_t)(UEXT4_ATTR_FLAGS | UEXT4_ATTR_KILL_PRIV);
+		refused = ATTR_KNOWN & ~(uint32_t)UEXT4_ATTR_FLAGS;
 	else if (flags & EXT4_APPEND_FL)
 		refused = UEXT4_ATTR_MODE | UEXT4_ATTR_UID | UEXT4_ATTR_GID | UEXT4_ATTR_SIZE |
 			  TIMES_GIVEN | TIMES_NOW;
@@ -228,12 +228,17 @@ static bool wants(const struct setting *s, uint32_t valid)
 	return s->attr->valid & valid;
 }
 
-/* An executable that changes hands, or contents, loses what made it special. */
+/*
+ * An executable that changes hands (to whom it belongs already, too), or contents, loses what made
+ * it special.
+ */
 static void kill_privileges(struct setting *s)
 {
-	bool is_given = wants(s, UEXT4_ATTR_UID | UEXT4_ATTR_GID) && !inode_is_dir(s->ip);
+	bool is_given = wants(s, UEXT4_ATTR_UID | UEXT4_ATTR_GID) ||
+			s->attr->valid == UEXT4_ATTR_KILL_PRIV;
 
-	if (!wants(s, UEXT4_ATTR_KILL_PRIV) || !(is_given || wants(s, UEXT4_ATTR_SIZE)))
+	if (!wants(s, UEXT4_ATTR_KILL_PRIV) || inode_is_dir(s->ip) ||
+	    !(is_given || wants(s, UEXT4_ATTR_SIZE)))
 		return;
 	if (!wants(s, UEXT4_ATTR_MODE)) {
 		s->new.mode &= (uint16_t)~S_ISUID_BIT;
@@ -255,7 +260,7 @@ static int work_out(struct setting *s)
 		err = check_flags(s->ip, s->old.flags, attr->flags, &s->new.flags);
 	if (err == 0 && wants(s, UEXT4_ATTR_PROJID))
 		err = check_project(s->ip, attr->projid);
-	if (err == 0 && wants(s, UEXT4_ATTR_SIZE) && s->ip->state == INODE_BLOCKS &&
+	if (err == 0 && wants(s, UEXT4_ATTR_SIZE) && s->ip->state != INODE_INLINE &&
 	    attr->size > map_size_max(s->ip))
 		err = fail(-EFBIG, "inode %u: %" PRIu64 " bytes", s->ip->ino, attr->size);
 	if (err < 0)
@@ -271,6 +276,8 @@ static int work_out(struct setting *s)
 	if (wants(s, UEXT4_ATTR_GENERATION))
 		s->new.generation = attr->generation;
 	kill_privileges(s);
+	if ((s->old.flags & EXT4_APPEND_FL) && s->new.mode != s->old.mode)
+		return fail(-EPERM, "inode %u is append-only", s->ip->ino);
 	return 0;
 }
 
@@ -559,7 +566,7 @@ int attr_set(struct inode *ip, const struct uext4_attr *attr)
 	int err;
 
 	err = check_request(ip, attr);
-	if (err < 0)
+	if (err < 0 || attr->valid == 0)
 		return err;
 	err = fs_write_begin(ip->fs);
 	if (err < 0)
