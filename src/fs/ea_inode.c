@@ -307,15 +307,16 @@ int ea_inode_make(struct inode *ip, const void *data, uint32_t size, struct inod
 	if (err < 0)
 		return err;
 	if (ea) {
-		*ret_ea = ea;
-		return 0;
+		/* Its last user may go before this one comes: then it is a file for a while. */
+		err = quota_load(ea);
+	} else {
+		err = create(ip, hash, size, &ea);
+		if (err < 0)
+			return err;
+		err = quota_load(ea);
+		if (err == 0)
+			err = fill(ea, data, size);
 	}
-	err = create(ip, hash, size, &ea);
-	if (err < 0)
-		return err;
-	err = quota_load(ea);
-	if (err == 0)
-		err = fill(ea, data, size);
 	if (err < 0) {
 		inode_put(ea); /* an orphan: it goes */
 		return err;

@@ -292,6 +292,8 @@ static const struct recipe {
 	{ "ext2-no-ext_attr", 16 * 1024, "-t ext2 -b 1024 -O ^ext_attr -I 128", false },
 	{ "ext3", 16 * 1024, "-t ext3 -b 1024 -I 256", true },
 	{ "no-extents-ea_inode", 16 * 1024, "-t ext4 -b 1024 -O ^extent,^64bit,ea_inode", false },
+	{ "quota-ea_inode", 16 * 1024, "-t ext4 -b 1024 -I 256 -O quota,project,ea_inode -J size=4",
+	  true },
 	{ "orphan-file", 16 * 1024, "-t ext4 -b 1024 -O orphan_file,ea_inode", false },
 };
 
@@ -331,11 +333,17 @@ static void make_image(struct rig *rig, const struct recipe *recipe)
 							: "ln -s target %s/tree/%s",
 				     scratch, name),
 				 0);
+		/* Owners, for what they are charged. */
+		run("chown -h %u:%u %s/tree/%s 2>/dev/null", 1000 + i % 3, 2000 + i % 2, scratch,
+		    name);
 	}
 	assert_int_equal(run("rm -f %s && mke2fs -q -F -E nodiscard %s -d %s/tree %s %u "
 			     ">/dev/null 2>&1",
 			     rig->path, recipe->options, scratch, rig->path, recipe->kib),
 			 0);
+	/* mke2fs counts what it makes the file system with, and not what it copies. */
+	if (strstr(recipe->options, "quota"))
+		assert_true(run("e2fsck -fy %s >/dev/null 2>&1", rig->path) <= 1);
 }
 
 static int open_image(struct rig *rig, bool write)

@@ -100,6 +100,9 @@ static void make_image(struct rig *rig, const char *options)
 	assert_int_equal(run("mke2fs -q -F %s -d %s/tree %s 16M >/dev/null 2>&1", options, scratch,
 			     rig->path),
 			 0);
+	/* mke2fs counts what it makes the file system with, and not what it copies. */
+	if (strstr(options, "quota"))
+		assert_true(run("e2fsck -fy %s >/dev/null 2>&1", rig->path) <= 1);
 }
 
 static void open_rig(struct rig *rig)
@@ -354,51 +357,55 @@ static void compare(struct inode *ip, const char *path, const struct op *op, int
 		compare_xattr(ip, path, names[i]);
 }
 
+/* One change; @at: where the kernel has its copy, or NULL. */
+static void compare_once(struct rig *rig, const char *at, unsigned number)
+{
+	struct op op = random_op();
+	struct inode *ip = rig->nodes[op.node];
+	char path[192];
+	int err, kernel;
+
+	if (!is_possible(&op))
+		return;
+	err = engine_apply(ip, &op);
+	if (!at)
+		return;
+	snprintf(path, sizeof(path), "%s/%s", at, node_names[op.node]);
+	kernel = kernel_apply(path, &op);
+	/*
+	 * Setting what is set: the kernel takes flags that it masks itself, of data inside the
+	 * inode, for a change.
+	 */
+	if (err == 0 && kernel == -EPERM && op.kind == FLAGS && (op.flags & FS_IMMUTABLE_FL) &&
+	    inode_has_flag(ip, EXT4_INLINE_DATA_FL))
+		return;
+	if (err != kernel)
+		fail_msg("change %u of %s, kind %d, flags %#x, %s: %d (%s), the kernel says %d",
+			 number, node_names[op.node], op.kind, op.flags, op.name, err, diag_text(),
+			 kernel);
+	compare(ip, path, &op, err);
+}
+
+/* Where the kernel does not mount the image (quota, or no privileges) e2fsck alone judges. */
 static void compare_with_kernel(const char *options)
 {
-	char copy[300], at[160], path[192];
-	unsigned refused = 0;
+	char copy[300], at[160];
+	bool is_mounted;
 	struct rig rig;
 
 	make_image(&rig, options);
 	snprintf(copy, sizeof(copy), "%s.copy", rig.path);
 	snprintf(at, sizeof(at), "%s/mnt", scratch);
 	assert_int_equal(run("cp %s %s && mkdir -p %s", rig.path, copy, at), 0);
-	if (geteuid() != 0 || run("mount -o loop,acl,user_xattr %s %s 2>/dev/null", copy, at) != 0)
-		skip();
+	is_mounted = geteuid() == 0 &&
+		     run("mount -o loop,acl,user_xattr %s %s 2>/dev/null", copy, at) == 0;
+	if (!is_mounted)
+		print_message("without the kernel: %s\n", options);
 	open_rig(&rig);
-	for (unsigned i = 0; i < rounds; i++) {
-		struct op op = random_op();
-		struct inode *ip = rig.nodes[op.node];
-		int err, kernel;
-
-		if (!is_possible(&op))
-			continue;
-		snprintf(path, sizeof(path), "%s/%s", at, node_names[op.node]);
-		err = engine_apply(ip, &op);
-		kernel = kernel_apply(path, &op);
-		/*
-		 * Setting what is set: the kernel takes flags that it masks itself, of data inside
-		 * the inode, for a change.
-		 */
-		if (err == 0 && kernel == -EPERM && op.kind == FLAGS &&
-		    (op.flags & FS_IMMUTABLE_FL) && inode_has_flag(ip, EXT4_INLINE_DATA_FL))
-			continue;
-		if (err != kernel)
-			fail_msg("change %u of %s, kind %d, flags %#x, %s: %d (%s), the kernel "
-				 "says %d",
-				 i, node_names[op.node], op.kind, op.flags, op.name, err,
-				 diag_text(), kernel);
-		refused += err == -EPERM;
-		compare(ip, path, &op, err);
-	}
-	assert_true(refused > 0 || rounds < 1000);
-	for (unsigned i = 0; i < NODES; i++)
-		if (can_open((enum node)i)) {
-			snprintf(path, sizeof(path), "%s/%s", at, node_names[i]);
-			(void)kernel_flags(path, 0, true, NULL);
-		}
-	assert_int_equal(run("umount %s", at), 0);
+	for (unsigned i = 0; i < rounds; i++)
+		compare_once(&rig, is_mounted ? at : NULL, i);
+	if (is_mounted)
+		assert_int_equal(run("umount %s", at), 0);
 	close_rig(&rig);
 }
 
@@ -407,6 +414,7 @@ static void results_are_the_kernels(void **state)
 	compare_with_kernel("-t ext4 -b 4096 -I 256");
 	compare_with_kernel("-t ext4 -b 1024 -I 128");
 	compare_with_kernel("-t ext4 -b 1024 -I 512 -O inline_data");
+	compare_with_kernel("-t ext4 -b 1024 -I 256 -O quota,project,ea_inode");
 }
 
 /* ---- what has no system call ----------------------------------------------------------------- */
@@ -496,6 +504,27 @@ static void data_goes_through_the_journal_on_demand(void **state)
 	close_rig(&rig);
 }
 
+/* An old inode without room for a project gets it. */
+static void projects_are_set(void **state)
+{
+	const struct uext4_attr attr = { .valid = UEXT4_ATTR_PROJID, .projid = 42 };
+	struct uext4_stat st;
+	struct rig rig;
+
+	make_image(&rig, "-t ext4 -b 1024 -I 256 -O quota,project");
+	assert_int_equal(
+		run("debugfs -w -R 'set_inode_field file2 extra_isize 4' %s >/dev/null 2>&1",
+		    rig.path),
+		0);
+	open_rig(&rig);
+	for (unsigned i = 0; i < NODES; i++) {
+		assert_int_equal(attr_set(rig.nodes[i], &attr), 0);
+		inode_stat(rig.nodes[i], &st);
+		assert_int_equal(st.projid, 42);
+	}
+	close_rig(&rig);
+}
+
 /* ---- together or not at all ------------------------------------------------------------------ */
 
 static void one_refusal_refuses_all(void **state)
@@ -572,6 +601,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(times_are_restored),
 		cmocka_unit_test(generations_change_where_nothing_hangs_on_them),
 		cmocka_unit_test(data_goes_through_the_journal_on_demand),
+		cmocka_unit_test(projects_are_set),
 		cmocka_unit_test(one_refusal_refuses_all),
 		cmocka_unit_test(system_inodes_are_refused),
 	};
