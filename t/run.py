@@ -31,6 +31,7 @@ UNITS = [
     "ops_file",
     "fs_xattr",
     "ops_attr",
+    "api_scope",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 

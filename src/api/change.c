@@ -373,23 +373,20 @@ int uext4_thaw(struct uext4_fs *fs)
 
 /* ---- several changes at once ----------------------------------------------------------------- */
 
-static int no_scopes(void)
-{
-	diag_clear();
-	return api_end(fail(-EOPNOTSUPP, "scopes of several changes: not in this version"));
-}
-
 int uext4_txn_begin(struct uext4_fs *fs)
 {
-	return no_scopes();
+	diag_clear();
+	return api_end(fs_scope_begin(fs));
 }
 
 int uext4_txn_commit(struct uext4_fs *fs)
 {
-	return no_scopes();
+	diag_clear();
+	return api_end(fs_scope_commit(fs));
 }
 
 int uext4_txn_cancel(struct uext4_fs *fs)
 {
-	return no_scopes();
+	diag_clear();
+	return api_end(fs_scope_cancel(fs));
 }

@@ -87,7 +87,9 @@ struct uext4_fs {
 	bool writable; /* c: opened for writing; fs_check_writable() knows of errors since */
 	enum fs_data_mode data_mode; /* c */
 	bool delalloc;		     /* c */
-	bool no_barrier;	     /* c: no flushes of the device */
+	bool in_scope; /* changes are made together; set where nobody else is inside: scope.c */
+	uint64_t dirty_max_bytes; /* c: of the flusher */
+	bool no_barrier;	  /* c: no flushes of the device */
 	struct data_flush data_flush;
 	uint16_t resuid, resgid; /* c: who may use the reserved blocks */
 	struct mutex super_lock; /* RANK_super */
@@ -163,6 +165,14 @@ int fs_sync(struct uext4_fs *fs) MUST_CHECK;
  */
 int fs_write_begin(struct uext4_fs *fs) MUST_CHECK;
 void fs_write_end(struct uext4_fs *fs);
+/*
+ * Several calls that are durable together or not at all (scope.c).  The caller has @fs for himself.
+ * After a commit that failed, and after -E2BIG from any call, only cancel is possible.
+ */
+int fs_scope_begin(struct uext4_fs *fs) MUST_CHECK;
+int fs_scope_commit(struct uext4_fs *fs) MUST_CHECK;
+int fs_scope_cancel(struct uext4_fs *fs) MUST_CHECK;
+
 /* No modifying call is inside when it returns, everything is on disk, the log is empty. */
 int fs_freeze(struct uext4_fs *fs) MUST_CHECK;
 int fs_thaw(struct uext4_fs *fs) MUST_CHECK;

@@ -43,6 +43,8 @@ int inode_table_buf(struct inode *ip, struct buf **ret_buf) MUST_CHECK;
 int inode_get_orphan(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode) MUST_CHECK;
 /* Inodes that have times to be stored, up to @max of them, each with a reference. */
 size_t icache_find_dirty(struct icache *ic, struct inode **ret_inodes, size_t max);
+/* Is an inode referenced that users can have? */
+bool icache_in_use(struct icache *ic);
 /* The next unreferenced inode that something remains to be done for, with a reference, or NULL. */
 struct inode *icache_pop_todo(struct icache *ic);
 
@@ -66,6 +68,8 @@ int super_recover_fast_commits(struct uext4_fs *fs, struct journal *journal, uin
 /* All that a writable file system has; after a failure super_stop_writing() is called too. */
 int super_start_writing(struct uext4_fs *fs, const struct fs_options *options) MUST_CHECK;
 int super_stop_writing(struct uext4_fs *fs);
+/* What is derived from the image and kept in memory; also again, after a scope was cancelled. */
+int super_start_parts(struct uext4_fs *fs) MUST_CHECK;
 /* U1.  Only where the log is empty and nobody changes anything. */
 int super_write_in_use(struct uext4_fs *fs) MUST_CHECK;
 int super_write_clean(struct uext4_fs *fs) MUST_CHECK;

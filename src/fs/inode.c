@@ -730,7 +730,46 @@ size_t icache_find_dirty(struct icache *ic, struct inode **ret_inodes, size_t ma
 	return count;
 }
 
+static bool is_of_users(const struct uext4_fs *fs, uint32_t ino)
+{
+	return (ino == EXT4_ROOT_INO || ino >= fs->geom.first_ino) &&
+	       ino != le32_get(fs->super.s_orphan_file_inum);
+}
+
+bool icache_in_use(struct icache *ic)
+{
+	bool used = false;
+
+	for (unsigned i = 0; i < SHARDS && !used; i++) {
+		struct icache_shard *shard = &ic->shards[i];
+
+		mutex_lock(&shard->lock);
+		for (unsigned b = 0; b < BUCKETS; b++) {
+			list_for_each(pos, &shard->buckets[b]) {
+				struct inode *ip = list_entry(pos, struct inode, hash_link);
+
+				used = used || (ip->refs > 0 && is_of_users(ic->fs, ip->ino));
+			}
+		}
+		mutex_unlock(&shard->lock);
+	}
+	return used;
+}
+
 /* ---- forgetting ------------------------------------------------------------------------------ */
+
+/* Any inode that nobody refers to, out of the table; what remained to be done for it is not. */
+static struct inode *take_any(struct icache_shard *shard) REQUIRES(&shard->lock)
+{
+	struct inode *ip;
+
+	if (list_empty(&shard->todo))
+		return take_victim(shard, 0);
+	ip = list_entry(shard->todo.next, struct inode, lru_link);
+	used_again(shard, ip);
+	take_out(shard, ip);
+	return ip;
+}
 
 void icache_forget(struct icache *ic)
 {
@@ -740,7 +779,7 @@ void icache_forget(struct icache *ic)
 
 		do {
 			mutex_lock(&shard->lock);
-			ip = take_victim(shard, 0);
+			ip = take_any(shard);
 			assert(ip || shard->count == 0);
 			mutex_unlock(&shard->lock);
 			if (ip)

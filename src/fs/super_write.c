@@ -331,7 +331,6 @@ static int start_log(struct uext4_fs *fs, const struct fs_options *options)
 
 static int take_super_buf(struct uext4_fs *fs)
 {
-	struct ext4_super_block *sb;
 	struct buf *buf;
 	int err;
 
@@ -340,11 +339,19 @@ static int take_super_buf(struct uext4_fs *fs)
 		return err;
 	mutex_lock(&fs->super_lock);
 	fs->super_buf = buf;
+	mutex_unlock(&fs->super_lock);
+	return 0;
+}
+
+static void count_mount(struct uext4_fs *fs)
+{
+	struct ext4_super_block *sb;
+
+	mutex_lock(&fs->super_lock);
 	sb = super_of(fs);
 	sb->s_mnt_count = le16_make((uint16_t)(le16_get(sb->s_mnt_count) + 1));
 	set_wide_time(&sb->s_mtime, &sb->s_mtime_hi);
 	mutex_unlock(&fs->super_lock);
-	return 0;
 }
 
 static void take_options(struct uext4_fs *fs, const struct fs_options *options)
@@ -354,6 +361,7 @@ static void take_options(struct uext4_fs *fs, const struct fs_options *options)
 	fs->writable = true;
 	fs->journal_dev = options->journal_dev;
 	fs->data_mode = options->data_mode;
+	fs->dirty_max_bytes = options->dirty_max_bytes;
 	fs->delalloc = !options->nodelalloc && options->data_mode != FS_DATA_JOURNAL;
 	fs->no_barrier = options->no_barrier;
 	fs->resuid = le16_get(fs->super.s_def_resuid);
@@ -365,12 +373,14 @@ static void take_options(struct uext4_fs *fs, const struct fs_options *options)
 				     : FS_ERRORS_CONTINUE;
 }
 
-static int start_parts(struct uext4_fs *fs)
+int super_start_parts(struct uext4_fs *fs)
 {
 	uint32_t orphans;
 	int err;
 
-	err = balloc_create(fs);
+	err = fs->super_buf ? 0 : take_super_buf(fs);
+	if (err == 0)
+		err = balloc_create(fs);
 	if (err == 0)
 		err = xattr_open(fs);
 	if (err == 0)
@@ -379,6 +389,8 @@ static int start_parts(struct uext4_fs *fs)
 		err = quota_open(fs);
 	if (err == 0)
 		err = orphan_process(fs, &orphans);
+	if (err == 0)
+		err = cache_start_flusher(fs->cache, fs->dirty_max_bytes);
 	return err;
 }
 
@@ -396,12 +408,12 @@ int super_start_writing(struct uext4_fs *fs, const struct fs_options *options)
 		err = start_log(fs, options);
 	if (err == 0)
 		err = take_super_buf(fs);
-	if (err == 0)
+	if (err == 0) {
+		count_mount(fs);
 		err = super_write_in_use(fs);
+	}
 	if (err == 0)
-		err = start_parts(fs);
-	if (err == 0)
-		err = cache_start_flusher(fs->cache, options->dirty_max_bytes);
+		err = super_start_parts(fs);
 	return err;
 }
 
@@ -457,9 +469,11 @@ int super_stop_writing(struct uext4_fs *fs)
 	bool began = fs->super_buf != NULL;
 	int err = 0;
 
+	if (fs->in_scope) /* it was not committed */
+		err = fs_scope_cancel(fs);
 	if (fs->log) {
 		cache_stop_flusher(fs->cache);
-		if (atomic_load(&fs->error) == 0)
+		if (err == 0 && atomic_load(&fs->error) == 0)
 			err = fs_sync(fs);
 		err = first_error(err, inode_reap(fs));
 		cache_drop_dirty(fs->cache); /* what an abort left */

@@ -581,7 +581,7 @@ int txn_log_commit(struct txn_log *log, tid_t tid)
 	int err = 0;
 
 	lockrank_may_acquire(RANK_commit);
-	if (is_told(log, tid))
+	if (is_told(log, tid) || atomic_load(&log->held))
 		return 0;
 	mutex_lock(&log->lock);
 	assert(tid_reached(log->running->tid, tid));
@@ -605,6 +605,8 @@ int txn_log_sync(struct txn_log *log)
 	int err;
 
 	lockrank_may_acquire(RANK_commit);
+	if (atomic_load(&log->held))
+		return 0;
 	mutex_lock(&log->lock);
 	tid = log->running->tid;
 	nothing = txn_is_empty(log->running);
@@ -679,6 +681,8 @@ int txn_log_flush(struct txn_log *log)
 	tid_t tid = txn_log_running(log);
 	int err;
 
+	if (atomic_load(&log->held))
+		return 0;
 	err = txn_log_sync(log);
 	if (err == 0 && log->j != NULL)
 		err = flush_done(log, tid);
@@ -693,6 +697,8 @@ static bool commit_is_due(struct txn_log *log, uint64_t now) REQUIRES(&log->lock
 {
 	const struct txn *t = log->running;
 
+	if (atomic_load(&log->held))
+		return false;
 	/* Somebody waits for credits: also those that are only promised come back by a commit. */
 	if (log->commit_wanted == t->tid)
 		return true;
@@ -726,7 +732,7 @@ static void renumber(struct txn_log *log) REQUIRES(&log->lock)
 
 static void thread_wait(struct txn_log *log) REQUIRES(&log->lock)
 {
-	if (txn_is_empty(log->running) || log->commit_busy)
+	if (txn_is_empty(log->running) || log->commit_busy || atomic_load(&log->held))
 		cond_wait(&log->work, &log->lock);
 	else
 		(void)cond_wait_until(&log->work, &log->lock,

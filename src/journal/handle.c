@@ -100,6 +100,8 @@ static int gate_wait(struct txn_log *log, uint32_t credits)
 	mutex_lock(&log->lock);
 	while (!gate_try_enter(log, credits)) {
 		err = atomic_load(&log->error);
+		if (err == 0 && atomic_load(&log->held) && !(atomic_load(&log->gate) & GATE_CLOSED))
+			err = -E2BIG;
 		if (err < 0)
 			break;
 		if (!(atomic_load(&log->gate) & GATE_CLOSED))
@@ -120,9 +122,15 @@ static int handle_enter(struct handle *h, uint32_t credits)
 	if (credits > log->credits_max)
 		return fail(-ENOSPC, "a change of %u blocks is too large for the journal (%u)",
 			    credits, log->credits_max);
-	if (!gate_try_enter(log, credits) && gate_wait(log, credits) < 0)
-		return fail(-EROFS, "nothing can be changed any more after an error (%s)",
-			    strerrordesc_np(-atomic_load(&log->error)));
+	if (!gate_try_enter(log, credits)) {
+		int err = gate_wait(log, credits);
+
+		if (err == -E2BIG && atomic_load(&log->error) == 0)
+			return fail(-E2BIG, "more changes at once than the journal can take");
+		if (err < 0)
+			return fail(-EROFS, "nothing can be changed any more after an error (%s)",
+				    strerrordesc_np(-atomic_load(&log->error)));
+	}
 	/* No commit can switch transactions before this handle leaves (T1). */
 	h->tid = atomic_load_explicit(&log->running_tid, memory_order_relaxed);
 	h->credits = credits;
@@ -233,6 +241,42 @@ void txn_log_abort(struct txn_log *log, int err)
 	mutex_unlock(&log->lock);
 	if (log->ops != NULL && log->ops->aborted != NULL)
 		log->ops->aborted(log->arg, err);
+}
+
+/* ---- several operations at once -------------------------------------------------------------- */
+
+int txn_log_hold(struct txn_log *log)
+{
+	if (log->j == NULL)
+		return fail(-EOPNOTSUPP, "without a journal changes cannot be made together");
+	mutex_lock(&log->lock);
+	assert(!gate_has_handles(log) && !atomic_load(&log->held));
+	atomic_store(&log->held, true);
+	mutex_unlock(&log->lock);
+	return 0;
+}
+
+void txn_log_release(struct txn_log *log)
+{
+	mutex_lock(&log->lock);
+	atomic_store(&log->held, false);
+	cond_broadcast(&log->work);
+	mutex_unlock(&log->lock);
+}
+
+void txn_log_discard(struct txn_log *log)
+{
+	mutex_lock(&log->lock);
+	assert(atomic_load(&log->held) && !gate_has_handles(log));
+	assert(log->committing == NULL && list_empty(&log->done));
+	txn_reset(log, log->running);
+	atomic_fetch_and(&log->gate, GATE_CLOSED); /* its credits are free again */
+	mutex_unlock(&log->lock);
+}
+
+bool txn_log_has(struct txn_log *log, const struct buf *buf)
+{
+	return atomic_load(&buf->journal.dirty_tid) == atomic_load(&log->running_tid);
 }
 
 /* ---- create, destroy ------------------------------------------------------------------------- */

@@ -124,6 +124,21 @@ bool txn_log_is_committed(struct txn_log *log, tid_t tid);
 int txn_log_sync(struct txn_log *log) MUST_CHECK;
 /* The same, then checkpoints everything: the log is empty, the image right without a replay. */
 int txn_log_flush(struct txn_log *log) MUST_CHECK;
+/*
+ * Several operations that commit together or not at all.  Between hold and release nothing commits:
+ * a handle for which the running transaction has no room is -E2BIG, and what asks for a commit
+ * returns at once.  Begins with an empty log (txn_log_flush()), with no handle open.  -EOPNOTSUPP
+ * without a journal.
+ */
+int txn_log_hold(struct txn_log *log) MUST_CHECK;
+void txn_log_release(struct txn_log *log);
+/*
+ * While it is held, with no handle open: what the running transaction has changed is given up.  The
+ * caller then forgets all buffers: their bytes are those of the changes.
+ */
+void txn_log_discard(struct txn_log *log);
+/* Has the running transaction changed @buf? */
+bool txn_log_has(struct txn_log *log, const struct buf *buf);
 /* J7.  Records the first error. */
 void txn_log_abort(struct txn_log *log, int err);
 /* 0, or the error that aborted it. */

@@ -161,6 +161,7 @@ struct txn_log {
 	_Atomic tid_t committed_tid; /* a; set under lock: the last one that is durable */
 	_Atomic tid_t told_tid;	     /* a; set under lock: the last one ops->committed knows of */
 	_Atomic int error;	     /* a: 0, or what aborted it */
+	_Atomic bool held;	     /* a; set under lock: nothing commits */
 
 	struct mutex lock;   /* RANK_journal */
 	struct cond changed; /* something that a caller may wait for */

@@ -181,6 +181,17 @@ static int fill_read(struct fill *fill, uint64_t from, uint64_t to, uint64_t off
 	return 0;
 }
 
+/* A buffer that says what the block holds: see data_block_get() in writeback.c. */
+static struct buf *newest_buf(const struct inode *ip, blk_t blk)
+{
+	struct buf *buf = buf_lookup(ip->fs->cache, blk);
+
+	if (buf == NULL || file_is_journalled(ip) || txn_log_has(ip->fs->log, buf))
+		return buf;
+	buf_put(buf);
+	return NULL;
+}
+
 /* Block by block, as what the log has not brought home is in buffers only. */
 static int fill_read_journalled(struct fill *fill, uint64_t from, uint64_t to, uint64_t offset)
 {
@@ -191,7 +202,7 @@ static int fill_read_journalled(struct fill *fill, uint64_t from, uint64_t to, u
 	for (uint64_t at = from; at < to && err == 0; at = end) {
 		uint64_t place = offset + (at - from);
 		size_t in_block = place & (g->block_size - 1);
-		struct buf *buf = buf_lookup(fill->ip->fs->cache, place >> g->block_bits);
+		struct buf *buf = newest_buf(fill->ip, place >> g->block_bits);
 
 		end = min_u64(to, at + g->block_size - in_block);
 		if (buf != NULL)
@@ -218,7 +229,8 @@ static int fill_from_blocks(struct fill *fill, uint64_t size)
 		if (err < 0)
 			return err;
 		run.end = min_u64(run.end, end);
-		if (run.state == MAP_WRITTEN && file_is_journalled(fill->ip))
+		if (run.state == MAP_WRITTEN &&
+		    (file_is_journalled(fill->ip) || fill->ip->fs->in_scope))
 			err = fill_read_journalled(fill, at, run.end, run.device);
 		else if (run.state == MAP_WRITTEN)
 			err = fill_read(fill, at, run.end, run.device);

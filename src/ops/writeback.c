@@ -682,6 +682,40 @@ static void copy_to_block(const struct batch *b, size_t *page, lblk_t logical, u
 	}
 }
 
+/*
+ * Block @blk as it is now, to be changed in part: what this transaction has changed already, or
+ * what is on the device.  A buffer that is older than that may say something else: only with
+ * data=journal does everything that is written go through buffers.
+ */
+static int data_block_get(struct handle *h, struct uext4_fs *fs, blk_t blk, struct buf **ret_buf)
+{
+	struct buf *buf;
+	int err;
+
+	if (fs->data_mode == FS_DATA_JOURNAL) {
+		err = buf_read(fs->cache, blk, &data_ops, 0, NULL, 0, &buf);
+		if (err < 0)
+			return err;
+	} else {
+		buf = buf_lookup(fs->cache, blk);
+		if (buf != NULL && txn_log_has(fs->log, buf)) {
+			*ret_buf = buf;
+			return handle_get_write(h, buf);
+		}
+		buf_put(buf);
+		err = buf_create(fs->cache, blk, &data_ops, 0, &buf);
+		if (err < 0)
+			return err;
+		err = dev_read(fs->dev, blk << fs->geom.block_bits, buf->data, buf->bytes);
+		if (err == 0)
+			err = handle_get_create(h, buf);
+		*ret_buf = buf;
+		return err;
+	}
+	*ret_buf = buf;
+	return handle_get_write(h, buf);
+}
+
 static int journal_block(struct handle *h, const struct batch *b, const struct run *run,
 			 uint32_t number, size_t *page)
 {
@@ -692,9 +726,7 @@ static int journal_block(struct handle *h, const struct batch *b, const struct r
 	int err;
 
 	if (run->kind == RUN_IN_PLACE && !has_whole_block(b, *page, logical)) {
-		err = buf_read(cache, blk, &data_ops, 0, NULL, 0, &buf);
-		if (err == 0)
-			err = handle_get_write(h, buf);
+		err = data_block_get(h, b->ip->fs, blk, &buf);
 	} else {
 		err = buf_create(cache, blk, &data_ops, 0, &buf);
 		if (err == 0)
@@ -875,6 +907,21 @@ static int batch_end(struct batch *b)
 	return err;
 }
 
+/*
+ * In a scope (fs/scope.c) bytes that could be seen before must stay on the device until it commits.
+ * New blocks nobody sees, if it does not.
+ */
+static bool overwrites_in_scope(const struct batch *b)
+{
+	if (!b->ip->fs->in_scope)
+		return false;
+	for (size_t i = 0; i < b->runs; i++) {
+		if (b->run[i].kind == RUN_IN_PLACE)
+			return true;
+	}
+	return false;
+}
+
 static int batch_run(struct batch *b)
 {
 	struct cursor at = { 0, 0 };
@@ -884,7 +931,7 @@ static int batch_run(struct batch *b)
 		batch_plan(b, &at, &span);
 		if (b->runs == 0)
 			break;
-		if (file_is_journalled(b->ip)) {
+		if (file_is_journalled(b->ip) || overwrites_in_scope(b)) {
 			batch_journal(b);
 		} else {
 			batch_write(b);
