@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Zones: where the file system's own blocks lie (superblocks, descriptors and room for more of
- * them, bitmaps, inode tables, the journal, the MMP block).  Collected once, when an image is opened for writing, so that
- * nothing of it is ever given away or freed, whatever bitmaps and extents say.
+ * them, bitmaps, inode tables, the journal, the MMP block).  Collected once, when an image is
+ * opened for writing, so that nothing of it is ever given away or freed, whatever bitmaps and
+ * extents say.
  *
  *  Z1  Zones are sorted and disjoint, and neighbours are joined: one that was made by mke2fs with
  *      flex_bg costs a few of them for 16 groups.
