@@ -294,6 +294,11 @@ def table():
     simple("ext4", "feature-large-file", r"files of 2 GiB or more without", "feature ^large_file")
     simple("plain", "feature-filetype", r"it has a type without", "feature ^filetype")
 
+    damage("plain", "backup-magic*", r"group 1: the backup of the superblock in block 2049 is none")(
+        lambda b: [poke(2049 * 1024 + 0x38, b"\0")])
+    damage("plain", "backup-group*", r"group 1: its backup of the superblock says that it is of 3")(
+        lambda b: [poke(2049 * 1024 + 0x5A, b"\3")])
+
     # Fields of inodes.
     simple("ext4", "links-more", r"inode \d+: link count is 7, 1 entry leads", sif("/file60", "links_count", 7))
     simple("ext4", "links-directory", r"inode \d+: link count is 9, 3 entr", sif("/a", "links_count", 9))

@@ -78,6 +78,39 @@ static void super_journal(struct check *ck)
 			      dev);
 }
 
+/*
+ * A backup that could stand in for the first superblock.  It is as old as the last time somebody
+ * wrote all of them: only what never changes is compared.
+ */
+static void super_backup(struct check *ck, uint32_t number)
+{
+	const struct ext4_super_block *sb = &ck->fs->super, *copy = (const void *)ck->block;
+	blk_t blk = geom_group_first_block(ck->g, number);
+
+	if (!check_read(ck, blk, 1, ck->block))
+		return;
+	if (le16_get(copy->s_magic) != EXT4_SUPER_MAGIC ||
+	    le32_get(copy->s_log_block_size) != le32_get(sb->s_log_block_size) ||
+	    le32_get(copy->s_blocks_per_group) != le32_get(sb->s_blocks_per_group) ||
+	    le32_get(copy->s_inodes_per_group) != le32_get(sb->s_inodes_per_group) ||
+	    le32_get(copy->s_first_data_block) != le32_get(sb->s_first_data_block))
+		check_problem(ck,
+			      "group %u: the backup of the superblock in block %" PRIu64 " is none",
+			      number, blk);
+	else if (le32_get(sb->s_rev_level) != EXT4_GOOD_OLD_REV &&
+		 le16_get(copy->s_block_group_nr) != (uint16_t)number)
+		check_problem(ck, "group %u: its backup of the superblock says that it is of %u",
+			      number, le16_get(copy->s_block_group_nr));
+}
+
+static void super_backups(struct check *ck)
+{
+	for (uint32_t number = 1; number < ck->g->groups; number++) {
+		if (geom_group_has_super(ck->g, number))
+			super_backup(ck, number);
+	}
+}
+
 /* ---- descriptors ----------------------------------------------------------------------------- */
 
 struct range {
@@ -365,6 +398,7 @@ int check_super(struct check *ck)
 
 	super_fields(ck);
 	super_journal(ck);
+	super_backups(ck);
 	err = descriptors(ck);
 	if (err < 0)
 		return err;
