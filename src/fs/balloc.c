@@ -245,22 +245,32 @@ static uint32_t round_up_to_pow2(uint32_t v)
 	return v <= 1 ? 1 : 1u << (32 - __builtin_clz(v - 1));
 }
 
-/* How much of the file, from r->logical on, should have its place now. */
+/*
+ * How much of the file, from r->logical on, should have its place now: as much again as it has, of
+ * one that grows; the rest of one that is written in large pieces; else a part of the chunk.
+ */
+static uint32_t wanted_of(const struct request *r, const struct balloc *b)
+{
+	bool grows = atomic_load(&r->ip->writers) > 0;
+	uint32_t left = r->size - r->logical;
+
+	if (left == r->count && grows && r->size < b->window_clusters)
+		return round_up_to_pow2(r->size);
+	if (left == r->count)
+		return grows ? b->window_clusters : r->count;
+	if (r->count >= CHUNK_CLUSTERS)
+		return (uint32_t)min_u64(left, b->window_clusters);
+	return grows ? CHUNK_CLUSTERS - r->logical % CHUNK_CLUSTERS : r->count;
+}
+
+/* The same, less what has its place already from @room on, and no more than there is to spare. */
 static uint32_t window_of(const struct request *r, const struct balloc *b, uint32_t room)
 {
-	uint32_t total = r->count;
 	int64_t avail = atomic_load(&b->avail);
+	uint32_t total = r->count;
 
-	if (!r->data || atomic_load(&r->ip->writers) == 0)
-		return total;
-	if (r->logical + r->count < r->size)
-		total = (uint32_t)round_up_pow2((uint64_t)r->logical + r->count, CHUNK_CLUSTERS) -
-			r->logical;
-	else if (r->size < b->window_clusters)
-		total = round_up_to_pow2(r->size);
-	else
-		total = b->window_clusters;
-	total = (uint32_t)min_u64(total, room);
+	if (r->data)
+		total = (uint32_t)min_u64(wanted_of(r, b), room);
 	if (total <= r->count || total - r->count > avail / ASIDE_PART)
 		return r->count;
 	return (uint32_t)min_u64(total, b->geom->clusters_per_group);

@@ -776,6 +776,79 @@ static void files_that_grow_stay_whole(void **state)
 	rig_close(&rig);
 }
 
+/* Two files whose size is known already are written in turns, 1 MiB each time. */
+static void files_written_in_turns_stay_whole(void **state)
+{
+	struct blk_run runs[2][16];
+	struct inode *ip[2];
+	struct rig rig;
+	unsigned pieces = 0;
+
+	rig_make(&rig, &recipes[0]);
+	rig_open(&rig);
+	for (unsigned i = 0; i < 2; i++)
+		ip[i] = toy_inode(rig.fs, 20 + i, 0);
+	for (unsigned i = 0; i < 32; i++) {
+		struct blk_run *run = &runs[i % 2][i / 2];
+		const struct balloc_request rq = {
+			.ip = ip[i % 2],
+			.logical = i / 2 * 256,
+			.count = 256,
+			.flags = BALLOC_DATA,
+			.goal = i < 2 ? 0 : run[-1].start + 256,
+			.file_blocks = 16 * 256,
+		};
+
+		assert_int_equal(take(&rig, &rq, run), 0);
+		assert_int_equal(run->count, 256);
+		pieces += i < 2 || run->start != run[-1].start + 256;
+	}
+	assert_true(pieces <= 4); /* of 8 MiB */
+	for (unsigned i = 0; i < 32; i++)
+		cancel(&rig, &runs[i % 2][i / 2], false);
+	for (unsigned i = 0; i < 2; i++)
+		toy_inode_free(ip[i]);
+	rig_close(&rig);
+}
+
+static uint64_t free_bits(struct rig *rig)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < rig->g->groups; i++)
+		sum += atomic_load(&rig->fs->balloc->groups[i].free);
+	return sum;
+}
+
+/* What was set aside is there again when the last writer closes the file. */
+static void windows_end(void **state)
+{
+	struct blk_run runs[2];
+	struct inode *ip;
+	struct rig rig;
+
+	rig_make(&rig, &recipes[0]);
+	rig_open(&rig);
+	ip = toy_inode(rig.fs, 20, 1);
+	for (unsigned i = 0; i < 2; i++) {
+		const struct balloc_request rq = {
+			.ip = ip, .logical = 100 + i * 10, .count = 10, .flags = BALLOC_DATA
+		};
+
+		assert_int_equal(take(&rig, &rq, &runs[i]), 0);
+		/* The window holds more than the file has. */
+		assert_true(free_bits(&rig) < rig.free_clusters - 10 * (i + 1));
+		assert_int_equal(balloc_free_clusters(rig.fs), rig.free_clusters - 10 * (i + 1));
+	}
+	assert_int_equal(runs[1].start, runs[0].start + 10);
+	balloc_discard_prealloc(ip);
+	assert_int_equal(free_bits(&rig), rig.free_clusters - 20);
+	for (unsigned i = 0; i < 2; i++)
+		cancel(&rig, &runs[i], false);
+	toy_inode_free(ip);
+	rig_close(&rig);
+}
+
 /* Blocks of one chunk that are written in any order forwards lie in order. */
 static void holes_are_filled_in_order(void **state)
 {
@@ -1479,7 +1552,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(reserves_are_kept),
 		cmocka_unit_test(small_files_lie_side_by_side),
 		cmocka_unit_test(files_that_grow_stay_whole),
+		cmocka_unit_test(files_written_in_turns_stay_whole),
 		cmocka_unit_test(holes_are_filled_in_order),
+		cmocka_unit_test(windows_end),
 		cmocka_unit_test(inodes_to_the_last),
 		cmocka_unit_test(directories_are_spread),
 		cmocka_unit_test(frees_of_what_is_not_in_use),
