@@ -117,7 +117,7 @@ static int node_read(struct inode *ip, const struct subtree *sub, struct buf **r
 int extent_child_read(struct extent_path *p, uint32_t l, uint32_t index, struct extent_level *ret)
 {
 	struct subtree sub = node_child(p->level[l].eh, index, p->level[l].end);
-	struct buf *buf;
+	struct buf *buf = NULL;
 	int err;
 
 	err = node_read(p->ip, &sub, &buf);

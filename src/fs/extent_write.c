@@ -16,13 +16,13 @@
 
 #include "base/diag.h"
 
-/* Levels a change may meet: somebody else may have made the tree grow since it was looked at. */
-static uint32_t levels_max(const struct inode *ip)
+/* Levels below the root; asked without a lock, too. */
+static uint32_t levels(const struct inode *ip)
 {
 	const struct ext4_extent_header *eh = (const void *)ip->raw->i_block;
 	uint16_t depth = __atomic_load_n(&eh->eh_depth.raw, __ATOMIC_RELAXED);
 
-	return (uint32_t)min_u64(le16_get((le16){ depth }) + 1u, EXT4_MAX_EXTENT_DEPTH);
+	return (uint32_t)min_u64(le16_get((le16){ depth }), EXT4_MAX_EXTENT_DEPTH);
 }
 
 /*
@@ -30,12 +30,22 @@ static uint32_t levels_max(const struct inode *ip)
  * when nodes are joined, as much); the tree may grow by a node; the blocks themselves are recorded;
  * and what is freed may need one more block for revokes.
  */
+#define LEVEL_CREDITS (2u + BALLOC_CREDITS)
+#define GROW_CREDITS (1u + BALLOC_CREDITS)
+
 uint32_t extent_credits(const struct inode *ip, uint32_t extents)
 {
-	uint32_t level = 2 + BALLOC_CREDITS, grow = 1 + BALLOC_CREDITS;
+	/* Somebody else may make the tree grow between this question and the change. */
+	uint32_t depth = (uint32_t)min_u64(levels(ip) + 1, EXT4_MAX_EXTENT_DEPTH);
 
-	return extents * (BALLOC_CREDITS + levels_max(ip) * level + REVOKE_CREDITS) +
-	       (1 + extents / 64) * grow;
+	return extents * (BALLOC_CREDITS + depth * LEVEL_CREDITS + REVOKE_CREDITS) +
+	       (1 + extents / 64) * GROW_CREDITS;
+}
+
+/* Without that surplus: who asked before a cut that made the tree grow has enough after it, too. */
+uint32_t extent_remove_credits(const struct inode *ip)
+{
+	return BALLOC_CREDITS + levels(ip) * LEVEL_CREDITS + REVOKE_CREDITS + GROW_CREDITS;
 }
 
 /* Adds @ext to what the edit puts into the leaf, in as few entries as their lengths allow (W1). */

@@ -45,10 +45,11 @@ struct piece {
 	uint32_t count;
 };
 
+#define NODE_CREDITS (1u + BALLOC_CREDITS)
+
 /*
  * An insert: the nodes it creates, and recording the blocks themselves.  Directories and the like
- * grow by single blocks.  A step of a removal costs as much as the insert of one block: it frees up
- * to three nodes, changes three, and frees a run.
+ * grow by single blocks.
  */
 uint32_t indirect_credits(const struct inode *ip, uint32_t extents)
 {
@@ -59,7 +60,13 @@ uint32_t indirect_credits(const struct inode *ip, uint32_t extents)
 		nodes += extents + 2 +
 			 (uint32_t)min_u64(MAP_COUNT_MAX, g->blocks_per_group) /
 				 indirect_pointers(g);
-	return nodes * (1 + BALLOC_CREDITS) + extents * (BALLOC_CREDITS + REVOKE_CREDITS);
+	return nodes * NODE_CREDITS + extents * (BALLOC_CREDITS + REVOKE_CREDITS);
+}
+
+/* As much as the insert of one block: it frees or changes up to three nodes, and frees a run. */
+uint32_t indirect_remove_credits(void)
+{
+	return 3 * NODE_CREDITS + BALLOC_CREDITS + REVOKE_CREDITS;
 }
 
 /* ---- insert ---------------------------------------------------------------------------------- */

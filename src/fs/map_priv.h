@@ -42,6 +42,9 @@ int indirect_remove(struct handle *h, struct inode *ip, lblk_t first, lblk_t *en
 /* Credits for one change but for the inode and the quota; the same for @extents of them. */
 uint32_t extent_credits(const struct inode *ip, uint32_t extents);
 uint32_t indirect_credits(const struct inode *ip, uint32_t extents);
+/* The same for one step of a removal, with map_lock held. */
+uint32_t extent_remove_credits(const struct inode *ip);
+uint32_t indirect_remove_credits(void);
 
 /* ---- map.c ----------------------------------------------------------------------------------- */
 

@@ -22,10 +22,13 @@
 
 int map_charge(struct handle *h, struct inode *ip, uint64_t blocks, uint32_t flags)
 {
+	struct buf *buf BUF_SCOPE = NULL;
 	int err;
 
-	/* This brings the inode's buffer into the handle; the store that counts comes later. */
-	err = inode_store(h, ip);
+	/* So that the store which comes behind the change cannot fail. */
+	err = inode_table_buf(ip, &buf);
+	if (err == 0)
+		err = handle_get_write(h, buf);
 	if (err < 0 || blocks == 0)
 		return err;
 	return flags & BALLOC_META ? quota_charge_promised(h, ip, blocks)
@@ -261,11 +264,22 @@ int map_convert_unwritten(struct handle *h, struct inode *ip, lblk_t logical, ui
 	return convert(h, ip, logical, count, MAP_UNWRITTEN);
 }
 
+/* What a step may need, so that each call that comes with map_credits() gets on. */
+static uint32_t step_credits(const struct inode *ip)
+{
+	uint32_t credits = inode_has_flag(ip, EXT4_EXTENTS_FL) ? extent_remove_credits(ip)
+							       : indirect_remove_credits();
+
+	return credits + INODE_STORE_CREDITS + quota_credits(ip->fs);
+}
+
 static int remove_locked(struct handle *h, struct inode *ip, lblk_t first, lblk_t *end)
 {
 	uint64_t blocks = 0;
 	int err;
 
+	if (handle_credits(h) < step_credits(ip))
+		return 0;
 	map_cache_forget(ip);
 	err = map_charge(h, ip, 0, 0);
 	if (err < 0)
@@ -284,14 +298,13 @@ int map_remove(struct handle *h, struct inode *ip, lblk_t first, uint32_t count,
 	int err = 0;
 
 	assert(ip->state == INODE_BLOCKS && ip->fc == NULL);
-	/* Less than one step may need: the caller comes again with more. */
-	if (end > first && handle_credits(h) >= map_credits(ip)) {
+	if (end > first) {
 		rwlock_write(&ip->map_lock);
 		err = remove_locked(h, ip, first, &end);
 		rwlock_write_unlock(&ip->map_lock);
 	}
 	if (err == 0)
-		*ret_left = end - first;
+		*ret_left = end > first ? end - first : 0;
 	return err;
 }
 

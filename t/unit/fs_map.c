@@ -12,6 +12,7 @@
  *  - The Nth allocation of a block, of memory, or the Nth record fails: nothing has changed and
  *    nothing leaks; a removal has done a part.
  *  - Big files go in steps of what a handle of a journal of 1,024 blocks may have.
+ *  - Damaged trees without checksums: a change is made or refused.
  *  - Readers beside a writer are never told anything wrong.
  *  - In the end e2fsck finds nothing, debugfs lists the same blocks as the table, and so does the
  *    engine when it opens the image again.
@@ -1101,6 +1102,133 @@ static void test_long(void **state)
 	world_free(&w);
 }
 
+/* ---- damaged maps ---------------------------------------------------------------------------- */
+
+static void add_block(blk_t *blocks, uint32_t *count, uint32_t max, blk_t blk)
+{
+	for (uint32_t i = 0; i < *count; i++)
+		if (blocks[i] == blk)
+			return;
+	if (*count < max)
+		blocks[(*count)++] = blk;
+}
+
+/* The blocks on the way to every twentieth entry of the table. */
+static uint32_t node_blocks(struct world *w, blk_t *blocks, uint32_t max)
+{
+	uint32_t count = 0;
+
+	for (unsigned i = 0; i < w->window_count; i++) {
+		const struct window *win = &w->windows[i];
+
+		for (uint32_t j = 0; w->recipe->extents && j < win->count; j += 20) {
+			struct extent_path p;
+
+			assert_int_equal(extent_path_open(w->ip, win->first + j, &p), 0);
+			for (uint32_t l = 1; l <= p.depth; l++)
+				add_block(blocks, &count, max, p.level[l].buf->blk);
+			extent_path_close(&p);
+		}
+	}
+	for (unsigned i = 12; !w->recipe->extents && i < 15; i++) {
+		struct buf *buf;
+
+		if (le32_get(w->ip->raw->i_block[i]) == 0)
+			continue;
+		add_block(blocks, &count, max, le32_get(w->ip->raw->i_block[i]));
+		assert_int_equal(indirect_read(w->ip, le32_get(w->ip->raw->i_block[i]), &buf), 0);
+		for (uint32_t j = 0; i > 12 && j < indirect_pointers(&w->fs->geom); j++)
+			if (((const le32 *)(const void *)buf->data)[j].raw != 0)
+				add_block(blocks, &count, max,
+					  le32_get(((const le32 *)(const void *)buf->data)[j]));
+		buf_put(buf);
+	}
+	return count;
+}
+
+/* Small numbers, and such as other fields have: these get past the verifiers more often. */
+static void damage(const char *path, const blk_t *blocks, uint32_t count, uint32_t block_size)
+{
+	FILE *f = fopen(path, "r+");
+
+	assert_non_null(f);
+	for (uint32_t n = 1 + rnd_below(4); n > 0; n--) {
+		uint64_t block = blocks[rnd_below(count)] * block_size;
+		uint32_t entry = 12 + 12 * rnd_below((block_size - 12) / 12);
+		uint8_t bytes[12], from[12];
+		uint32_t at = rnd_below(3) ? entry : 12 * rnd_below(4);
+
+		assert_int_equal(fseek(f, (long)(block + at), SEEK_SET), 0);
+		assert_int_equal(fread(bytes, 1, sizeof(bytes), f), sizeof(bytes));
+		assert_int_equal(fseek(f, (long)(blocks[rnd_below(count)] * block_size + entry),
+				       SEEK_SET),
+				 0);
+		assert_int_equal(fread(from, 1, sizeof(from), f), sizeof(from));
+		switch (rnd_below(4)) {
+		case 0: memcpy(bytes, from, sizeof(bytes)); break;
+		case 1: bytes[rnd_below(12)] = (uint8_t)rnd_below(4); break;
+		case 2: bytes[rnd_below(12)] ^= (uint8_t)(1u << rnd_below(8)); break;
+		default: memcpy(bytes + 4, from + 4, 8); break;
+		}
+		assert_int_equal(fseek(f, (long)(block + at), SEEK_SET), 0);
+		assert_int_equal(fwrite(bytes, 1, sizeof(bytes), f), sizeof(bytes));
+	}
+	fclose(f);
+}
+
+/* Any change is made or refused, in bounded time; what the map then says is nobody's promise. */
+static void test_damaged(void **state)
+{
+	const struct recipe *recipe = *state;
+	struct world w;
+	char good[600];
+	blk_t blocks[200];
+	uint32_t count, refused = 0, made = 0;
+
+	world_make(&w, recipe);
+	one_round(&w, operations / 2, 95, 95);
+	count = node_blocks(&w, blocks, ARRAY_SIZE(blocks));
+	assert_true(count > 2);
+	set_size(&w);
+	world_close(&w);
+	snprintf(good, sizeof(good), "%s.good", w.path);
+	assert_int_equal(rename(w.path, good), 0);
+	for (unsigned i = 0; i < operations / 20; i++) {
+		assert_int_equal(run("cp --sparse=always %s %s", good, w.path), 0);
+		damage(w.path, blocks, count, 1024);
+		world_open(&w);
+		for (unsigned j = 0; j < 60; j++) {
+			lblk_t logical;
+			uint32_t n;
+			struct map_ext ext;
+			struct handle *h = NULL;
+			int err;
+
+			pick(&w, rnd_below(4) ? 5 : 500, &logical, &n);
+			err = handle_start(w.fs->log, map_credits(w.ip), &h);
+			if (err < 0)
+				break;
+			switch (rnd_below(4)) {
+			case 0: err = map_remove(h, w.ip, logical, n, &n); break;
+			case 1: err = map_convert_written(h, w.ip, logical, n); break;
+			case 2: err = map_convert_unwritten(h, w.ip, logical, n); break;
+			default: err = map_alloc(h, w.ip, logical, n, rnd_below(2), 0, &ext); break;
+			}
+			refused += err == -EFSCORRUPTED;
+			made += err == 0;
+			if (handle_stop(h) < 0)
+				break;
+		}
+		inode_put(w.ip);
+		(void)!fs_close(w.fs);
+		w.fs = NULL;
+	}
+	print_message("# %u changes, %u refused\n", made, refused);
+	assert_true(made > 100 && refused > 100);
+	unlink(good);
+	world_free(&w);
+}
+
 /* ---- readers beside a writer ----------------------------------------------------------------- */
 
 struct reading {
@@ -1275,6 +1403,10 @@ int main(int argc, char **argv)
 	tests[count++] = (struct CMUnitTest){ "deep", test_deep, NULL, NULL, NULL };
 	tests[count++] = (struct CMUnitTest){ "merge", test_merge, NULL, NULL, NULL };
 	tests[count++] = (struct CMUnitTest){ "long", test_long, NULL, NULL, NULL };
+	tests[count++] = (struct CMUnitTest){ "damaged tree", test_damaged, NULL, NULL,
+					      (void *)(uintptr_t)&recipes[1] };
+	tests[count++] = (struct CMUnitTest){ "damaged block map", test_damaged, NULL, NULL,
+					      (void *)(uintptr_t)&recipes[6] };
 	tests[count++] = (struct CMUnitTest){ "readers", test_readers, NULL, NULL, NULL };
 	tests[count++] = (struct CMUnitTest){ "refusals", test_refusals, NULL, NULL, NULL };
 	assert(count <= ARRAY_SIZE(tests));
