@@ -95,7 +95,7 @@ static int write_copies(struct txn_log *log, const struct home_item *items, size
 	struct io_run io;
 	int err = 0;
 
-	io_run_init(&io, log->dev);
+	io_run_init(&io, log->dev, &log->error);
 	for (size_t i = 0; i < count && err == 0; i++) {
 		if (items[i].done != NULL)
 			err = io_run_add(&io, items[i].buf->blk * log->block_size,
@@ -113,12 +113,10 @@ static int write_items(struct txn_log *log, size_t count)
 	qsort(log->items, count, sizeof(*log->items), compare_items);
 	for (size_t i = 0, n; i < count && err == 0; i += n) {
 		mutex_lock(&log->lock);
-		err = atomic_load(&log->error); /* J7 */
 		log->homing = true;
 		n = copy_items(log, log->items + i, count - i);
 		mutex_unlock(&log->lock);
-		if (err == 0)
-			err = write_copies(log, log->items + i, n);
+		err = write_copies(log, log->items + i, n);
 		mutex_lock(&log->lock);
 		log->homing = false;
 		log->homing_turn++;

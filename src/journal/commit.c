@@ -334,7 +334,7 @@ static int write_log(struct txn_log *log, const struct txn *t, uint32_t first, u
 	struct io_run io;
 	int err = 0;
 
-	io_run_init(&io, j->dev);
+	io_run_init(&io, j->dev, &log->error);
 	for (uint32_t i = first; i < end && err == 0; i++) {
 		uint32_t index = log_index(j, t->log_start, i);
 
@@ -371,8 +371,6 @@ static int commit_to_log(struct txn_log *log, struct txn *t)
 		err = write_log(log, t, 0, t->log_blocks - 1);
 	if (err == 0)
 		err = log_flush_devs(log);
-	if (err == 0) /* somebody else may have aborted it: then this must not become valid (J7) */
-		err = atomic_load(&log->error);
 	if (err == 0)
 		err = write_log(log, t, t->log_blocks - 1, t->log_blocks);
 	if (err == 0 && log->barrier)
@@ -385,7 +383,7 @@ static int commit_home(struct txn_log *log, struct txn *t)
 	struct io_run io;
 	int err = 0;
 
-	io_run_init(&io, log->dev);
+	io_run_init(&io, log->dev, &log->error);
 	for (size_t i = 0; i < t->count && err == 0; i++) {
 		const struct txn_entry *e = &t->entries[i];
 
@@ -571,11 +569,6 @@ static bool is_told(struct txn_log *log, tid_t tid)
 	return tid_reached(atomic_load(&log->told_tid), tid);
 }
 
-static bool is_telling(struct txn_log *log)
-{
-	return atomic_load(&log->told_tid) != atomic_load(&log->committed_tid);
-}
-
 int txn_log_commit(struct txn_log *log, tid_t tid)
 {
 	int err = 0;
@@ -587,10 +580,12 @@ int txn_log_commit(struct txn_log *log, tid_t tid)
 	assert(tid_reached(log->running->tid, tid));
 	while (!is_told(log, tid)) {
 		err = txn_log_is_committed(log, tid) ? 0 : aborted(log);
-		if (err < 0 || (log->running->tid == tid && txn_is_empty(log->running)))
+		if (err < 0)
 			break;
-		if (log->commit_busy)
+		if (log->commit_busy) /* of this one, or of those before it */
 			cond_wait(&log->changed, &log->lock);
+		else if (log->running->tid == tid && txn_is_empty(log->running))
+			break;
 		else
 			commit_running(log);
 	}
@@ -610,9 +605,6 @@ int txn_log_sync(struct txn_log *log)
 	mutex_lock(&log->lock);
 	tid = log->running->tid;
 	nothing = txn_is_empty(log->running);
-	while (nothing && (log->committing != NULL || is_telling(log)) &&
-	       atomic_load(&log->error) == 0)
-		cond_wait(&log->changed, &log->lock);
 	mutex_unlock(&log->lock);
 	/* A commit flushes; if there is none to be made the data still wants it. */
 	err = txn_log_commit(log, tid);

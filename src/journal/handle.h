@@ -114,9 +114,9 @@ int handle_forget(struct handle *h, blk_t blk) MUST_CHECK;
 
 tid_t txn_log_running(struct txn_log *log); /* transaction a handle started now would belong to */
 /*
- * Returns when transaction @tid is durable, and ops->committed has been told.  Whoever comes first
- * does the work, the others wait: one commit serves them all.  No rank from `commit` on may be
- * held.
+ * Returns when transaction @tid and all before it are durable, and ops->committed has been told.
+ * Whoever comes first does the work, the others wait: one commit serves them all.  No rank from
+ * `commit` on may be held.
  */
 int txn_log_commit(struct txn_log *log, tid_t tid) MUST_CHECK;
 bool txn_log_is_committed(struct txn_log *log, tid_t tid);

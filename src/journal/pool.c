@@ -59,9 +59,10 @@ uint8_t *copy_pool_slot(const struct copy_pool *p, size_t slot)
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
-void io_run_init(struct io_run *io, struct dev *dev)
+void io_run_init(struct io_run *io, struct dev *dev, const _Atomic int *abort)
 {
 	io->dev = dev;
+	io->abort = abort;
 	io->offset = 0;
 	io->bytes = 0;
 	io->pieces = 0;
@@ -69,9 +70,9 @@ void io_run_init(struct io_run *io, struct dev *dev)
 
 int io_run_write(struct io_run *io)
 {
-	int err = 0;
+	int err = atomic_load(io->abort);
 
-	if (io->pieces > 0)
+	if (err == 0 && io->pieces > 0)
 		err = dev_writev(io->dev, io->offset, io->iov, io->pieces);
 	io->pieces = 0;
 	io->bytes = 0;

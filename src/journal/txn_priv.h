@@ -68,18 +68,19 @@ void copy_pool_trim(struct copy_pool *p, size_t slots);
 uint8_t *copy_pool_slot(const struct copy_pool *p, size_t slot);
 
 /*
- * One request, or a few, of neighbouring blocks.  io_add() writes what was gathered when the next
- * block does not join.
+ * Requests of neighbouring blocks.  io_run_add() writes what was gathered when the next block does
+ * not join.  After an abort nothing is written (J7): then the error that caused it comes back.
  */
 struct io_run {
 	struct dev *dev;
-	uint64_t offset; /* of the first byte */
+	const _Atomic int *abort; /* log->error */
+	uint64_t offset;	  /* of the first byte */
 	uint64_t bytes;
 	int pieces;
 	struct iovec iov[DEV_IOV_MAX];
 };
 
-void io_run_init(struct io_run *io, struct dev *dev);
+void io_run_init(struct io_run *io, struct dev *dev, const _Atomic int *abort);
 int io_run_add(struct io_run *io, uint64_t offset, uint8_t *data, size_t bytes) MUST_CHECK;
 int io_run_write(struct io_run *io) MUST_CHECK; /* what is still gathered */
 

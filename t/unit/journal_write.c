@@ -35,15 +35,17 @@ static inline int io_error(void)
 
 #define BS 1024u
 #define SECTOR 512u
-#define HOME_BLOCKS 64u	  /* of the file system; the client's are FIRST.. */
+#define HOME_BLOCKS 128u  /* of the file system; the client's are FIRST.. */
 #define CLIENT_BLOCKS 10u /* with the bitmap, which is block FIRST */
 #define FIRST 20u
+#define BULK_FIRST 64u /* a row of blocks that change together, so many that the log is soon full */
+#define BULK_BLOCKS 55u
 /* A journal with fast commits has 1,024 blocks at least, but need not use the first of them. */
 #define LOG_BLOCKS 1056u
 #define LOG_FIRST 736u
 #define FAST_BLOCKS 32u
 #define FAST_PLACE 688u /* where these lie on the device */
-#define DISK_BLOCKS 804u
+#define DISK_BLOCKS 868u
 #define EXTERNAL_BLOCKS 320u
 
 static uint64_t seed = 1;
@@ -262,6 +264,13 @@ static void event_apply(const struct event *e, uint8_t *bytes)
 	memcpy(bytes + e->offset, e->data, e->bytes);
 }
 
+/* Back to the moment of disk_start(): @start is what `durable` was. */
+static void disk_rewind(struct disk *k, const uint8_t *start)
+{
+	memcpy(k->durable, start, k->dev.size);
+	k->pending = 0;
+}
+
 /* The cut that is tried moves behind event @i. */
 static void disk_pass(struct disk *k, size_t i)
 {
@@ -371,6 +380,7 @@ struct map {
 		uint32_t use;
 		uint32_t value; /* version of metadata, value of data */
 	} block[CLIENT_BLOCKS];
+	uint32_t bulk; /* what the row holds */
 };
 
 #define MAP_MAGIC 0x7062616du
@@ -565,6 +575,27 @@ static int put_meta(struct client *c, struct handle *h, uint32_t i, bool create)
 	return err;
 }
 
+static int put_bulk(struct client *c, struct handle *h)
+{
+	int err = 0;
+
+	c->map.bulk = c->map.op;
+	for (uint32_t i = 0; i < BULK_BLOCKS && err == 0; i++) {
+		struct buf *buf;
+
+		err = buf_read(c->cache, BULK_FIRST + i, &any_ops, 1, NULL, 0, &buf);
+		if (err < 0)
+			break;
+		err = handle_get_write(h, buf);
+		if (err == 0) {
+			memset(buf->data, (int)c->map.bulk, BS);
+			handle_dirty(h, buf);
+		}
+		buf_put(buf);
+	}
+	return err;
+}
+
 /* Writes data to a free block, past the journal: nobody can see it yet (J2). */
 static int write_data(struct client *c, uint32_t i, uint32_t value)
 {
@@ -615,11 +646,14 @@ static int change_block(struct client *c, struct handle *h, uint32_t i, uint32_t
 	return 0;
 }
 
-static int client_change(struct client *c, struct handle *h, uint64_t *r) REQUIRES(&c->lock)
+static int client_change(struct client *c, struct handle *h, uint64_t *r, bool bulk)
+	REQUIRES(&c->lock)
 {
 	int err = 0;
 
 	c->record->issued = ++c->map.op;
+	if (bulk)
+		err = put_bulk(c, h);
 	for (uint32_t n = 1 + below(r, 3); n > 0 && err == 0; n--)
 		err = change_block(c, h, 1 + below(r, CLIENT_BLOCKS - 1), below(r, 3));
 	if (err == 0)
@@ -633,14 +667,15 @@ static int client_change(struct client *c, struct handle *h, uint64_t *r) REQUIR
  */
 static int client_op(struct client *c, uint64_t *r, uint32_t *ret_op)
 {
+	bool bulk = below(r, 20) == 0;
 	struct handle *h;
 	int err;
 
-	err = handle_start(c->log, 4, &h);
+	err = handle_start(c->log, bulk ? 4 + BULK_BLOCKS : 4, &h);
 	if (err < 0)
 		return err;
 	mutex_lock(&c->lock);
-	err = client_change(c, h, r);
+	err = client_change(c, h, r, bulk);
 	*ret_op = c->map.op;
 	mutex_unlock(&c->lock);
 	if (err < 0)
@@ -656,6 +691,18 @@ static void record_ack(struct record *r, uint32_t op)
 		;
 }
 
+/* As the thread does it when the log fills, but at any time. */
+static void client_checkpoint(struct client *c)
+{
+	struct txn_log *log = c->log;
+
+	mutex_lock(&log->lock);
+	while (log->checkpoint_busy)
+		cond_wait(&log->changed, &log->lock);
+	(void)checkpoint(log, log->room_max);
+	mutex_unlock(&log->lock);
+}
+
 /* Operations with commits, syncs and checkpoints in between. */
 static int client_work(struct client *c, uint64_t *r, uint32_t ops, bool flushes)
 {
@@ -666,6 +713,8 @@ static int client_work(struct client *c, uint64_t *r, uint32_t ops, bool flushes
 		uint32_t dice = below(r, 100);
 
 		err = client_op(c, r, &op);
+		if (err == 0 && dice >= 95 && c->kind != NULL)
+			client_checkpoint(c);
 		if (err < 0 || dice >= 40)
 			continue;
 		if (dice == 0 && flushes)
@@ -699,6 +748,10 @@ static void judge(const uint8_t *bytes, uint32_t acked, uint32_t issued)
 	if (map.op < acked || map.op > issued)
 		fail_msg("recovered to operation %u, acknowledged was %u, begun %u", map.op, acked,
 			 issued);
+	for (uint32_t i = 0; i < BULK_BLOCKS * BS; i++) {
+		if (bytes[BULK_FIRST * BS + i] != (uint8_t)map.bulk)
+			fail_msg("operation %u: byte %u of the row", map.op, i);
+	}
 	for (uint32_t i = 1; i < CLIENT_BLOCKS; i++) {
 		if (map.block[i].use == USE_FREE)
 			continue;
@@ -743,6 +796,20 @@ static int recover(struct dev *dev, struct dev *jdev, const struct kind *kind,
 	return err;
 }
 
+/* The log is empty, and the next transaction has a number that none has had. */
+static void judge_empty(struct dev *jdev, const struct kind *kind, uint32_t next_tid)
+{
+	struct journal_run runs[4];
+	struct journal_info info;
+	struct journal *j;
+
+	assert_int_equal(journal_open(jdev, runs, journal_runs_of(kind, runs), BS, &j), 0);
+	journal_get_info(j, &info);
+	assert_int_equal(info.start, 0);
+	assert_true(tid_reached(info.sequence, next_tid));
+	journal_close(j);
+}
+
 /* ---- tests ----------------------------------------------------------------------------------- */
 
 static void every_kind_ends_clean(void **state)
@@ -778,6 +845,7 @@ static void recover_and_judge(struct client *c, uint8_t *home, uint8_t *external
 	}
 	assert_int_equal(recover(&k->dev, x ? &x->dev : &k->dev, c->kind, &result), 0);
 	judge(k->bytes, acked, issued);
+	judge_empty(x ? &x->dev : &k->dev, c->kind, result.next_tid);
 	if (below(r, 4) == 0 && record->count > 0) {
 		size_t end = below(r, (uint32_t)record->count), i;
 		uint32_t odds = below(r, 5);
@@ -803,10 +871,12 @@ static void recover_and_judge(struct client *c, uint8_t *home, uint8_t *external
 static size_t cut_everywhere(struct client *c, unsigned tries)
 {
 	uint8_t *home = malloc(c->home->dev.size), *external = NULL;
+	uint8_t *start = malloc(c->home->dev.size);
 	struct record *record = c->record;
 	uint64_t r = seed;
 	size_t cuts = 0;
 
+	memcpy(start, c->home->durable, c->home->dev.size);
 	if (c->external != NULL)
 		external = malloc(c->external->dev.size);
 	for (size_t i = 0; i <= record->count; i++) {
@@ -828,6 +898,8 @@ static size_t cut_everywhere(struct client *c, unsigned tries)
 		if (external != NULL)
 			disk_pass(c->external, i);
 	}
+	disk_rewind(c->home, start);
+	free(start);
 	free(home);
 	free(external);
 	return cuts;
@@ -944,13 +1016,15 @@ static void judge_as_is(struct client *c)
 }
 
 /* J7 */
-static void judge_aborted(struct client *c, int err)
+static void judge_aborted(struct client *c)
 {
-	assert_int_not_equal(err, 0);
-	assert_int_equal(c->aborts, 1);
+	/* What failed may have been the thread's, just now. */
+	while (c->aborts == 0)
+		sleep_ms(1);
 	assert_int_not_equal(c->aborted, 0);
 	assert_int_equal(txn_log_error(c->log), c->aborted);
 	assert_int_equal(client_run(c, 1, true), -EROFS);
+	assert_int_equal(c->aborts, 1);
 	assert_int_equal(txn_log_sync(c->log), c->aborted);
 	assert_int_equal(txn_log_flush(c->log), c->aborted);
 	assert_int_equal(client_close(c), c->aborted);
@@ -973,7 +1047,7 @@ static bool fail_nth(const struct kind *kind, enum failure what, uint64_t nth)
 	err = client_run(c, 150, true);
 	failed = c->record->failed;
 	if (failed) {
-		judge_aborted(c, err);
+		judge_aborted(c);
 		/* One that another thread was about to make. */
 		assert_true(c->record->writes_after_abort <= 1);
 	} else {
@@ -1016,7 +1090,7 @@ static void any_allocation_may_fail(void **state)
 		counted = mem_fail_nth(0);
 		done = counted < nth;
 		if (c->aborts != 0) {
-			judge_aborted(c, err);
+			judge_aborted(c);
 		} else {
 			assert_true(err == 0 || err == -ENOMEM);
 			assert_int_equal(client_close(c), 0);
@@ -1243,6 +1317,121 @@ static void abort_ends_a_commit(void **state)
 	client_destroy(c);
 }
 
+/* Takes the recovered image of a cut anywhere as its own, and begins anew on it. */
+static void client_revive(struct client *c, uint64_t *r)
+{
+	size_t end = below(r, (uint32_t)c->record->count);
+	struct journal_recovery result;
+	uint32_t odds = below(r, 5);
+
+	c->record->on = false;
+	for (size_t i = 0; i < end; i++)
+		disk_pass(c->home, i);
+	disk_cut(c->home, end, r, odds, c->home->bytes);
+	record_clear(c->record);
+	assert_int_equal(recover(&c->home->dev, &c->home->dev, c->kind, &result), 0);
+	memcpy(&c->map, c->home->bytes + FIRST * BS, sizeof(c->map));
+	judge(c->home->bytes, c->map.op, c->map.op);
+	memset(c->frozen, 0, sizeof(c->frozen));
+	c->record->acked = c->record->issued = c->map.op;
+	disk_start(c->home);
+	assert_int_equal(client_open(c), 0);
+}
+
+/* Cut, recovered, used again, and so on. */
+static void life_goes_on(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	uint64_t r = seed;
+
+	client_start_record(c);
+	for (unsigned round = 0; round < 60 / SLOW; round++) {
+		assert_int_equal(client_run(c, 20, true), 0);
+		assert_int_equal(client_close(c), 0);
+		judge_clean(c);
+		if (round % 8 == 0)
+			cut_everywhere(c, 1);
+		client_revive(c, &r);
+	}
+	assert_int_equal(client_close(c), 0);
+	client_destroy(c);
+}
+
+/* J7: nor does anything go home, nor the tail move, after an abort. */
+static void abort_ends_a_checkpoint(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct thread *checkpointer;
+
+	client_start_record(c);
+	change_first(c, true, false);
+	assert_int_equal(txn_log_sync(c->log), 0);
+	record_ack(c->record, c->map.op);
+	hold_writes(c->record, HOME_BLOCKS * BS);
+	assert_int_equal(thread_create("checkpoint", checkpointer_run, c->log, &checkpointer), 0);
+	wait_held(c->record);
+	txn_log_abort(c->log, -EUCLEAN);
+	hold_writes(c->record, 0);
+	thread_join(checkpointer);
+	assert_int_equal(c->record->writes_after_abort, 0);
+	client_checkpoint(c);
+	assert_int_equal(c->record->writes_after_abort, 0);
+	judge_as_is(c);
+	assert_int_equal(client_close(c), -EUCLEAN);
+	client_destroy(c);
+}
+
+/* The end of a commit leaves the next transaction's hold on its buffers alone. */
+static void claims_outlast_a_commit(void **state)
+{
+	struct client *c = client_create(NULL, 0);
+	struct committer m;
+	struct handle *h;
+	struct buf *buf;
+	uint32_t op;
+
+	assert_int_equal(client_op(c, &c->rnd, &op), 0);
+	hold_writes(c->record, UINT64_MAX);
+	committer_start(&m, c->log);
+	wait_held(c->record);
+	assert_int_equal(handle_start(c->log, 1, &h), 0);
+	assert_int_equal(buf_read(c->cache, FIRST, &any_ops, 0, NULL, 0, &buf), 0);
+	assert_int_equal(handle_get_write(h, buf), 0);
+	hold_writes(c->record, 0);
+	while (!m.done)
+		sleep_ms(1);
+	assert_int_equal(atomic_load(&buf->journal.tid), handle_tid(h));
+	handle_dirty(h, buf);
+	buf_put(buf);
+	assert_int_equal(handle_stop(h), 0);
+	committer_join(&m);
+	assert_int_equal(client_close(c), 0);
+	client_destroy(c);
+}
+
+/* No copy in the log begins like a control block. */
+static void copies_are_escaped(void **state)
+{
+	struct client *c = client_create(&kinds[1], 100);
+	const be32 magic = be32_make(JBD2_MAGIC_NUMBER);
+	unsigned controls = 0;
+	struct handle *h;
+
+	assert_int_equal(handle_start(c->log, 4, &h), 0);
+	mutex_lock(&c->lock);
+	c->map.block[1].value = 3;
+	assert_int_equal(put_meta(c, h, 1, true), 0);
+	mutex_unlock(&c->lock);
+	assert_int_equal(handle_stop(h), 0);
+	assert_int_equal(txn_log_sync(c->log), 0);
+	for (uint32_t b = 300; b < 400; b++)
+		controls += memcmp(c->home->bytes + b * BS, &magic, sizeof(magic)) == 0;
+	assert_int_equal(controls, 2); /* a descriptor and a commit record */
+	assert_int_equal(client_close(c), 0);
+	assert_memory_equal(c->home->bytes + (FIRST + 1) * BS, &magic, sizeof(magic));
+	client_destroy(c);
+}
+
 /* Without a journal a freed block may be data at once: then nothing old comes behind it. */
 static void freed_block_is_not_written_behind(void **state)
 {
@@ -1335,7 +1524,7 @@ static void change_much(struct client *c, uint8_t value, uint8_t *model)
 		uint32_t b = (value + i) % 32;
 		struct buf *buf;
 
-		assert_int_equal(buf_read(c->cache, 32 + b, &any_ops, 0, NULL, 0, &buf), 0);
+		assert_int_equal(buf_read(c->cache, 64 + b, &any_ops, 0, NULL, 0, &buf), 0);
 		assert_int_equal(handle_get_write(h, buf), 0);
 		memset(buf->data, value, BS);
 		handle_dirty(h, buf);
@@ -1357,7 +1546,7 @@ static void full_transactions_are_committed(void **state)
 			change_much(c, (uint8_t)n, model);
 		assert_int_equal(client_close(c), 0);
 		for (uint32_t b = 0; b < 32 * BS; b++)
-			assert_int_equal(c->home->bytes[32 * BS + b], model[b / BS]);
+			assert_int_equal(c->home->bytes[64 * BS + b], model[b / BS]);
 		client_destroy(c);
 	}
 }
@@ -1553,6 +1742,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(nobody_waits_for_a_commit),
 		cmocka_unit_test(freed_block_arrives_before_reuse),
 		cmocka_unit_test(abort_ends_a_commit),
+		cmocka_unit_test(abort_ends_a_checkpoint),
+		cmocka_unit_test(claims_outlast_a_commit),
+		cmocka_unit_test(copies_are_escaped),
+		cmocka_unit_test(life_goes_on),
 		cmocka_unit_test(freed_block_is_not_written_behind),
 		cmocka_unit_test(restart_lets_a_commit_pass),
 		cmocka_unit_test(waits_for_promised_credits),
