@@ -44,13 +44,15 @@ const struct ext4_dir_entry_2 *dirents_next(const struct dirents *row, uint32_t 
 bool dirents_find(const struct dirents *row, const void *name, size_t name_len,
 		  struct dirent_place *ret_place)
 {
+	const char last = ((const char *)name)[name_len - 1];
 	uint32_t before = DIRENT_NONE;
 
 	for (uint32_t at = 0; at < row->bytes; before = at, at += rec_len(row, at)) {
 		const struct ext4_dir_entry_2 *de = dirents_at(row, at);
 
-		if (de->name_len != name_len || le32_get(de->inode) == 0 ||
-		    memcmp(de->name, name, name_len) != 0)
+		/* Names of one directory often begin alike. */
+		if (de->name_len != name_len || de->name[name_len - 1] != last ||
+		    le32_get(de->inode) == 0 || memcmp(de->name, name, name_len) != 0)
 			continue;
 		*ret_place = (struct dirent_place){ .at = at, .before = before };
 		return true;

@@ -368,6 +368,7 @@ static int add_step(struct handle *h, struct htree *t, const struct dirent_new *
 	struct htree_leaf leaf;
 	struct dirents row;
 	uint32_t at;
+	bool found;
 	int err;
 
 	err = htree_leaf(t, &leaf);
@@ -375,7 +376,8 @@ static int add_step(struct handle *h, struct htree *t, const struct dirent_new *
 		err = dir_read_leaf(t->ip, leaf.block, 0, &buf, &row);
 	if (err < 0)
 		return err;
-	if (dirents_free_bytes(&row) < EXT4_DIR_ENTRY_BYTES(entry->name_len)) {
+	found = dirents_find_room(&row, entry->name_len, &at);
+	if (!found && dirents_free_bytes(&row) < EXT4_DIR_ENTRY_BYTES(entry->name_len)) {
 		if (level_is_full(&t->level[t->levels - 1]))
 			return make_room_above(h, t);
 		return split_leaf(h, t, &leaf, buf, &row);
@@ -383,13 +385,10 @@ static int add_step(struct handle *h, struct htree *t, const struct dirent_new *
 	err = handle_get_write(h, buf);
 	if (err < 0)
 		return err;
-	if (!dirents_find_room(&row, entry->name_len, &at)) {
-		bool found;
-
+	if (!found) {
 		dirents_pack(buf->data, row.block_size, row.bytes);
 		found = dirents_find_room(&row, entry->name_len, &at);
 		assert(found);
-		(void)found;
 	}
 	dirents_insert(buf->data, row.block_size, at, entry);
 	dir_leaf_changed(h, t->ip, buf);
