@@ -38,11 +38,16 @@ int api_end(int err)
 	return err;
 }
 
-/* What is left over of the call itself goes first, so its error is the one that is told. */
+/*
+ * Inodes that went with the call are finished.  One that cannot be stays an orphan: no failure of
+ * the call, which has done its work and would only be repeated.
+ */
 int api_end_reap(struct uext4_fs *fs, int err)
 {
 	lockrank_assert_none();
-	return api_end(first_error(err, inode_reap(fs)));
+	if (inode_reap(fs) < 0 && err == 0)
+		diag_clear();
+	return api_end(err);
 }
 
 int api_invalid(const char *what)

@@ -121,7 +121,9 @@ static int init_block(struct handle *h, struct inode *ip, const void *target, si
 	int err;
 
 	map_init(ip);
+	rwlock_write(&ip->xattr_lock);
 	ip->state = INODE_BLOCKS;
+	rwlock_write_unlock(&ip->xattr_lock);
 	err = map_add_buf(h, ip, 0, &target_ops, &block);
 	if (err < 0)
 		return err;
