@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# The main job on a real image, shown: an image with a tree in it, read without root, mount or change.
+# The main job on a real image, shown: read without root, mount or change; then changed, and judged.
 set -eu
 uext4=$(realpath "$1")
 dir=$(mktemp -d)
@@ -66,3 +66,30 @@ else
 fi
 say "And the image was not changed by a byte"
 show sha256sum -c before
+
+say "Now change it: no mount, no root, through the journal"
+show uext4 mkdir -p demo.img:/srv/www
+show uext4 cp -a tree/include demo.img:/srv/www
+show uext4 mv demo.img:/etc/motd demo.img:/etc/issue
+show uext4 chmod 600 demo.img:/etc/issue
+show uext4 rm -r demo.img:/include
+say "Or by a mount that writes"
+if [ -e /dev/fuse ] && command -v fusermount3 >/dev/null; then
+	show uext4 mount demo.img mnt
+	mounted=yes
+	printf '$ tar -C tree/include -c . | tar -C mnt/empty -x\n'
+	tar -C tree/include -c . | tar -C mnt/empty -x
+	diff -r tree/include mnt/empty && echo "the same through the mount"
+	show fusermount3 -u mnt
+	mounted=""
+	# The server writes what is left and then lets the image go.
+	while ! uext4 info demo.img >/dev/null 2>&1; do sleep 0.1; done
+else
+	echo "skipped: no /dev/fuse here"
+fi
+say "The journal that was left dirty is replayed before the first change"
+show uext4 touch dirty.img:/changed
+say "Judged by uext4 itself and by e2fsck"
+show uext4 check demo.img
+show uext4 check dirty.img
+show e2fsck -fn demo.img
