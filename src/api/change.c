@@ -325,7 +325,10 @@ int uext4_fallocate(struct uext4_file *file, uint32_t flags, uint64_t offset, ui
 						 "know"));
 	err = check_writer(file);
 	if (err == 0)
-		err = file_fallocate(file->ip, flags, offset, len);
+		err = file_fallocate(
+			file->ip,
+			flags | (file->flags & UEXT4_FILE_KILL_PRIV ? FILE_FALLOCATE_KILL_PRIV : 0),
+			offset, len);
 	return api_end(err);
 }
 

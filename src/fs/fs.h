@@ -256,16 +256,17 @@ struct inode {
 	uint32_t dir_room;	    /* lock: block an entry was added to; a hint */
 
 	/* The writing half. */
-	_Atomic uint32_t flags;	       /* a: enum inode_flag */
-	_Atomic uint32_t sync_tid;     /* a: the transaction of the last inode_store() */
-	_Atomic uint32_t datasync_tid; /* a: of the last one that fdatasync must wait for */
-	_Atomic uint32_t writers;      /* a: handles open for writing; at 0 preallocation ends */
-	struct list orphan_link;       /* super: in fs->orphans */
-	uint32_t orphan_slot;	       /* super: its place in the orphan file, plus 1; 0: none */
-	struct prealloc *prealloc;     /* group.c's and balloc.c's own locks */
-	_Atomic uint64_t flush_needed; /* a: of fs->data_flush, for data written in place */
-	struct mutex writepages_lock;  /* RANK_writepages */
-	struct mutex delayed_lock;     /* RANK_leaf */
+	_Atomic uint32_t flags;		 /* a: enum inode_flag */
+	_Atomic uint32_t sync_tid;	 /* a: the transaction of the last inode_store() */
+	_Atomic uint32_t datasync_tid;	 /* a: of the last one that fdatasync must wait for */
+	_Atomic uint32_t writers;	 /* a: handles open for writing; at 0 preallocation ends */
+	struct list orphan_link;	 /* super: in fs->orphans */
+	uint32_t orphan_slot;		 /* super: its place in the orphan file, plus 1; 0: none */
+	struct prealloc *prealloc;	 /* group.c's and balloc.c's own locks */
+	_Atomic uint64_t flush_needed;	 /* a: of fs->data_flush, for data written in place */
+	struct mutex writepages_lock;	 /* RANK_writepages */
+	struct mutex delayed_lock;	 /* RANK_leaf */
+	_Atomic uint64_t delayed_blocks; /* a: promised to data that has no place yet */
 	/* See ops/delayed.c; nothing in it where blocks, clusters and pages do not share. */
 	struct xarray delayed GUARDED(&delayed_lock);
 	struct dquot *dquots[3]; /* quota: its owners, NULL: none is charged */

@@ -282,7 +282,9 @@ void inode_stat(struct inode *ip, struct uext4_stat *ret)
 	if (inode_is_reg(ip))
 		st.flags &= ~FLAG_PROJINHERIT;
 	st.is_inline = ip->state == INODE_INLINE;
-	st.blocks = inode_sectors(ip);
+	/* As the kernel: what is written counts before it has a place. */
+	st.blocks = inode_sectors(ip) +
+		    (atomic_load(&ip->delayed_blocks) << (ip->fs->geom.block_bits - 9));
 	/* As the kernel: otherwise tar would take a small inline file for a hole. */
 	if (st.is_inline && inode_is_reg(ip))
 		st.blocks += div_round_up(st.size, 512);

@@ -46,13 +46,22 @@ static int promise(struct inode *ip, uint64_t clusters, bool root)
 	err = balloc_reserve(ip->fs, clusters, root);
 	if (err < 0)
 		quota_unreserve(ip, blocks);
+	else
+		atomic_fetch_add_explicit(&ip->delayed_blocks, blocks, memory_order_relaxed);
 	return err;
+}
+
+/* The quota's part and ours; that of the free space was used up, or is given back. */
+void delayed_used(struct inode *ip, uint64_t blocks)
+{
+	quota_unreserve(ip, blocks);
+	atomic_fetch_sub_explicit(&ip->delayed_blocks, blocks, memory_order_relaxed);
 }
 
 static void take_back(struct inode *ip, uint64_t clusters)
 {
 	balloc_unreserve(ip->fs, clusters);
-	quota_unreserve(ip, clusters << ip->fs->geom.cluster_ratio_bits);
+	delayed_used(ip, clusters << ip->fs->geom.cluster_ratio_bits);
 }
 
 static int promise_map(struct inode *ip, struct page *page, bool root)

@@ -25,6 +25,7 @@ struct range {
 	struct inode *ip;
 	uint32_t flags;
 	uint64_t start, end; /* bytes */
+	bool unprivileged;
 };
 
 /* Blocks that are in it as a whole, [first, end); none if first >= end. */
@@ -353,6 +354,8 @@ static int fallocate_locked(struct range *r)
 	if (err == 0)
 		err = quota_load(ip);
 	if (err == 0)
+		err = file_drop_privileges(ip, r->unprivileged);
+	if (err == 0)
 		err = r->flags & UEXT4_FALLOC_PUNCH_HOLE ? punch(r) : allocate(r);
 	if (err == 0 && (r->flags & (UEXT4_FALLOC_PUNCH_HOLE | UEXT4_FALLOC_ZERO_RANGE)))
 		err = file_settle_size(ip);
@@ -376,11 +379,16 @@ static int check_call(uint32_t flags, uint64_t offset, uint64_t len, uint64_t *r
 
 int file_fallocate(struct inode *ip, uint32_t flags, uint64_t offset, uint64_t len)
 {
-	struct range r = { .ip = ip, .flags = flags, .start = offset };
+	struct range r = {
+		.ip = ip,
+		.flags = flags & ~FILE_FALLOCATE_KILL_PRIV,
+		.start = offset,
+		.unprivileged = flags & FILE_FALLOCATE_KILL_PRIV,
+	};
 	unsigned tries = 0;
 	int err;
 
-	err = check_call(flags, offset, len, &r.end);
+	err = check_call(r.flags, offset, len, &r.end);
 	if (err < 0)
 		return err;
 	do {

@@ -75,6 +75,8 @@ void delayed_drop(struct inode *ip, struct page *page, uint8_t parts);
 /* @parts of a locked page have a place now: their promises were used up. */
 void delayed_done(struct inode *ip, struct page *page, uint8_t parts);
 
+/* Blocks that were promised are the file's, and charged for. */
+void delayed_used(struct inode *ip, uint64_t blocks);
 /* Right before a block map gets blocks for a locked page: what was promised for its own. */
 void delayed_release_map(struct inode *ip, struct page *page);
 
@@ -122,6 +124,8 @@ int inline_flush(struct inode *ip, bool wait, bool *ret_done) MUST_CHECK;
  * later blocks of the page is given back.  BLOCKS; requires the inode's lock exclusive.
  */
 int file_zero_tail(struct inode *ip, uint64_t at, bool *ret_dirty) MUST_CHECK;
+/* What a change of the contents takes away: capabilities, from @unprivileged setuid and setgid. */
+int file_drop_privileges(struct inode *ip, bool unprivileged) MUST_CHECK;
 /* Makes a page that was grabbed uptodate; after an error it was given up. */
 int file_page_read(struct inode *ip, struct page *page) MUST_CHECK;
 

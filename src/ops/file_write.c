@@ -377,11 +377,11 @@ static int drop_mode_bits(struct inode *ip)
 	return first_error(err, handle_stop(h));
 }
 
-static int drop_privileges(struct inode *ip, uint32_t flags)
+int file_drop_privileges(struct inode *ip, bool unprivileged)
 {
 	int err = 0;
 
-	if (flags & FILE_WRITE_KILL_PRIV)
+	if (unprivileged)
 		err = drop_mode_bits(ip);
 	if (err == 0 && xattr_has_capability(ip))
 		err = xattr_drop_capability(ip);
@@ -421,7 +421,7 @@ static int write_locked(struct write *w, uint32_t flags)
 	w->end = min_u64(w->end, most);
 	err = quota_load(ip);
 	if (err == 0)
-		err = drop_privileges(ip, flags);
+		err = file_drop_privileges(ip, flags & FILE_WRITE_KILL_PRIV);
 	if (err == 0 && ip->state != INODE_BLOCKS)
 		err = inline_prepare(ip, max_u64(w->end, ip->size), w->root);
 	if (err < 0)

@@ -86,6 +86,7 @@ int file_write(struct inode *ip, const void *user, size_t len, uint64_t offset, 
 	       size_t *ret_written, uint64_t *ret_offset) MUST_CHECK;
 /* Both ways.  Requires the inode's lock exclusive, inside of fs_write_begin(). */
 int file_set_size(struct inode *ip, uint64_t size) MUST_CHECK;
+#define FILE_FALLOCATE_KILL_PRIV (1u << 31) /* beside uext4's flags: as FILE_WRITE_KILL_PRIV */
 int file_fallocate(struct inode *ip, uint32_t flags, uint64_t offset, uint64_t len) MUST_CHECK;
 /* Data and, unless only what reading needs is asked for, attributes; *error_seen as
  * mapping_error(). */

@@ -23,7 +23,6 @@
 #include "ops/file_priv.h"
 
 #include "base/diag.h"
-#include "fs/quota.h"
 
 /* Pages of one batch: 4 MiB. */
 #define BATCH_PAGES 1024u
@@ -507,8 +506,8 @@ static int map_new(struct handle *h, struct inode *ip, const struct run *run)
 {
 	int err = map_insert(h, ip, run->logical, run->count, &run->taken, false);
 
-	if (err == 0 && run->promised) /* it is charged now */
-		quota_unreserve(ip, run->taken.count);
+	if (err == 0 && run->promised)
+		delayed_used(ip, run->taken.count);
 	return err;
 }
 
@@ -942,6 +941,12 @@ static int batch_run(struct batch *b)
 	return first_error(batch_end(b), b->err);
 }
 
+/* The disk lies about where the file is, or what is free. */
+static int note_damage(struct inode *ip, int err)
+{
+	return err == -EFSCORRUPTED || err == -EFSBADCRC ? fs_error(ip->fs, err, ip->ino, 0) : err;
+}
+
 static int write_blocks(struct inode *ip, pgoff_t first, pgoff_t last, bool wait)
 {
 	struct batch b;
@@ -958,6 +963,19 @@ static int write_blocks(struct inode *ip, pgoff_t first, pgoff_t last, bool wait
 	}
 }
 
+/* B4 where it matters. */
+static int write_blocks_alone(struct inode *ip, pgoff_t first, pgoff_t last, bool wait)
+{
+	int err;
+
+	if (delayed_is_simple(&ip->fs->geom))
+		return write_blocks(ip, first, last, wait);
+	mutex_lock(&ip->writepages_lock);
+	err = write_blocks(ip, first, last, wait);
+	mutex_unlock(&ip->writepages_lock);
+	return err;
+}
+
 int file_writepages(struct mapping *m, pgoff_t first, pgoff_t last, bool wait)
 {
 	struct inode *ip = container_of(m, struct inode, pages);
@@ -967,12 +985,11 @@ int file_writepages(struct mapping *m, pgoff_t first, pgoff_t last, bool wait)
 	if (file_shape(ip).state == INODE_INLINE) {
 		err = inline_flush(ip, wait, &done);
 		if (done)
-			return err;
+			return note_damage(ip, err);
 	}
-	if (delayed_is_simple(&ip->fs->geom))
-		return write_blocks(ip, first, last, wait);
-	mutex_lock(&ip->writepages_lock); /* B4 */
-	err = write_blocks(ip, first, last, wait);
-	mutex_unlock(&ip->writepages_lock);
-	return err;
+	err = write_blocks_alone(ip, first, last, wait);
+	/* Whoever closed it while this was dirty has done the same, in vain. */
+	if (atomic_load(&ip->writers) == 0)
+		balloc_discard_prealloc(ip);
+	return note_damage(ip, err);
 }

@@ -40,7 +40,7 @@
 #define MODEL_BYTES (12u * MIB)
 
 static uint64_t seed = 1;
-static unsigned operations = 1500;
+static unsigned operations = 600;
 static char scratch[256];
 static const char *current = ""; /* recipe */
 
@@ -736,6 +736,98 @@ static void a_file_past_2_gib_has_its_feature(void **state)
 		free(w.model[i]);
 }
 
+/* What stat says of blocks does not change when they get their places; or when they never do. */
+static void blocks_count_before_they_have_a_place(void **state)
+{
+	static const struct recipe some[] = {
+		{ "blocks-4k", 32, "-t ext4 -b 4096", 400000, PLAIN },
+		{ "blocks-1k", 16, "-t ext4 -b 1024", 400000, PLAIN },
+		{ "blocks-64k", 256, "-t ext4 -b 65536 -O ^resize_inode", 400000, PLAIN },
+		{ "blocks-bigalloc", 32, "-t ext4 -b 1024 -O bigalloc -C 16384", 400000, PLAIN },
+	};
+
+	(void)state;
+	if (!have_tools())
+		skip();
+	for (size_t i = 0; i < ARRAY_SIZE(some); i++) {
+		struct uext4_stat before, after;
+		struct world w;
+		unsigned unit;
+
+		begin(&w, &some[i]);
+		unit = w.fs->geom.block_size << w.fs->geom.cluster_ratio_bits;
+		do_write(&w, 0);
+		set_size(&w, 0, 0);
+		for (unsigned k = 0; k < 4; k++) { /* extents in the inode */
+			static uint8_t buf[3000];
+			uint64_t at;
+			size_t written;
+
+			CHECK(file_write(w.file[0], buf, sizeof(buf), k * 100000, 0, &written,
+					 &at) == 0);
+			w.size[0] = k * 100000 + sizeof(buf);
+		}
+		inode_stat(w.file[0], &before);
+		assert_true(before.blocks >= 4 * unit / 512 / (unit > 50000 ? 2 : 1));
+		CHECK(file_fsync(w.file[0], false, &w.seen[0]) == 0);
+		inode_stat(w.file[0], &after);
+		assert_int_equal(before.blocks, after.blocks);
+		assert_int_equal(w.file[0]->delayed_blocks, 0);
+		do_write(&w, 0);
+		set_size(&w, 0, 0);
+		inode_stat(w.file[0], &after);
+		assert_int_equal(after.blocks, 0);
+		end(&w);
+	}
+}
+
+static uint32_t mode_of(struct world *w, unsigned n)
+{
+	struct uext4_stat st;
+
+	inode_stat(w->file[n], &st);
+	return st.mode & 07777;
+}
+
+static void give_privileges(struct world *w, unsigned n)
+{
+	struct uext4_attr attr = { .valid = UEXT4_ATTR_MODE, .mode = 06755 };
+
+	CHECK(attr_set(w->file[n], &attr) == 0);
+	CHECK(attr_xattr_set(w->file[n], "security.capability", "01234567890123456789", 20, 0) ==
+	      0);
+	CHECK(xattr_has_capability(w->file[n]));
+}
+
+/* Capabilities go with every change of the contents, setuid and setgid with that of a user. */
+static void privileges_go(void **state)
+{
+	static const struct recipe recipe = { "privileges", 32, "-t ext4", 0, PLAIN };
+	struct world w;
+	size_t written;
+	uint64_t at;
+
+	(void)state;
+	if (!have_tools())
+		skip();
+	begin(&w, &recipe);
+	give_privileges(&w, 0);
+	CHECK(file_write(w.file[0], "root", 4, 0, 0, &written, &at) == 0);
+	assert_false(xattr_has_capability(w.file[0]));
+	assert_int_equal(mode_of(&w, 0), 06755);
+	CHECK(file_write(w.file[0], "user", 4, 0, FILE_WRITE_KILL_PRIV, &written, &at) == 0);
+	assert_int_equal(mode_of(&w, 0), 0755);
+	give_privileges(&w, 1);
+	CHECK(file_fallocate(w.file[1], 0, 0, 10) == 0);
+	assert_false(xattr_has_capability(w.file[1]));
+	assert_int_equal(mode_of(&w, 1), 06755);
+	CHECK(file_fallocate(w.file[1], FILE_FALLOCATE_KILL_PRIV, 0, 10) == 0);
+	assert_int_equal(mode_of(&w, 1), 0755);
+	set_size(&w, 0, 0);
+	set_size(&w, 1, 0);
+	end(&w);
+}
+
 /* Sizes and offsets nobody can have. */
 static void limits_are_refused(void **state)
 {
@@ -966,6 +1058,9 @@ int main(int argc, char **argv)
 	add_test("every allocation fails once", every_allocation_fails_once, NULL);
 	add_test("a large file lies together", a_large_file_lies_together, NULL);
 	add_test("a file past 2 GiB has its feature", a_file_past_2_gib_has_its_feature, NULL);
+	add_test("blocks count before they have a place", blocks_count_before_they_have_a_place,
+		 NULL);
+	add_test("privileges go", privileges_go, NULL);
 	add_test("limits are refused", limits_are_refused, NULL);
 	failed = _cmocka_run_group_tests("ops_file", tests, tests_count, NULL, NULL);
 	(void)run("rm -rf %s", scratch);
