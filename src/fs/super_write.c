@@ -105,7 +105,8 @@ int super_write_clean(struct uext4_fs *fs)
 		sb->s_state = le16_make((uint16_t)(le16_get(sb->s_state) | EXT4_VALID_FS));
 	if (!fs->orphan_file || orphan_file_is_empty(fs))
 		set_feature(&sb->s_feature_ro_compat, EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT, false);
-	balloc_fill_super(fs, sb);
+	if (fs->balloc) /* opening may have failed before there was one */
+		balloc_fill_super(fs, sb);
 	super_add_note(fs, sb);
 	err = write_directly(fs);
 	mutex_unlock(&fs->super_lock);
@@ -477,6 +478,7 @@ int super_stop_writing(struct uext4_fs *fs)
 			err = fs_sync(fs);
 		err = first_error(err, inode_reap(fs));
 		cache_drop_dirty(fs->cache); /* what an abort left */
+		err = first_error(err, inode_reap(fs)); /* and its inodes */
 		orphan_close(fs);
 		quota_close(fs);
 		icache_forget(fs->icache);
