@@ -444,6 +444,7 @@ int fs_sync(struct uext4_fs *fs)
 	if (err < 0)
 		return err;
 	err = cache_flush(fs->cache);
+	err = first_error(err, inode_reap(fs)); /* times of inodes that nobody holds any more */
 	err = first_error(err, flush_times(fs));
 	return first_error(err, txn_log_sync(fs->log));
 }
