@@ -280,7 +280,7 @@ static int recover_journal(struct uext4_fs *fs, const struct fs_options *options
 
 	pending = super_fill_journal_info(&fs->info, j) && fs->info.journal_dirty;
 	if (!pending)
-		return 0;
+		return journal_discard(j);
 	err = journal_recover(j, fs->dev, fs->geom.blocks, &result);
 	if (err == 0)
 		err = super_reload(fs, options);

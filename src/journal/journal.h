@@ -69,6 +69,11 @@ int journal_recover(struct journal *j, struct dev *target, blk_t target_blocks,
  * is @next_tid.  Writes and flushes the journal's superblock.  Idempotent (J8).
  */
 int journal_mark_empty(struct journal *j, uint32_t next_tid) MUST_CHECK;
+/*
+ * The file system says that it needs none of the log: what is in it all the same is thrown away,
+ * as the kernel and e2fsck do.  Nothing is written where there is nothing.
+ */
+int journal_discard(struct journal *j) MUST_CHECK;
 
 /*
  * The fast commits that follow transaction @next_tid - 1, as one row of tags: *ret_tags
