@@ -131,6 +131,10 @@ int dev_fail_create(struct dev *below, struct dev **ret_dev) MUST_CHECK;
 void dev_fail_nth_read(struct dev *d, uint64_t nth);
 void dev_fail_nth_write(struct dev *d, uint64_t nth);
 void dev_fail_nth_flush(struct dev *d, uint64_t nth);
+/* The device stays broken: behind the one that fails all others of its kind fail, too. */
+void dev_fail_for_good(struct dev *d, bool for_good);
+/* Each request that fails adds one to @count, which may outlive the device. */
+void dev_fail_count_in(struct dev *d, _Atomic uint64_t *count);
 
 /*
  * A filter that appends every write (offset, bytes, data) and flush, in the order in which they

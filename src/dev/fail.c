@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A filter that fails the read, write or flush the test has chosen, once; everything else passes.
+ * A filter that fails the read, write or flush the test has chosen, once or from then on;
+ * everything else passes.
  *
  * Fails before the device below is asked: a failed read leaves the caller's memory untouched, a
  * failed write the device.
@@ -19,6 +20,8 @@ struct fail_dev {
 	uint64_t reads_left GUARDED(&lock);
 	uint64_t writes_left GUARDED(&lock);
 	uint64_t flushes_left GUARDED(&lock);
+	bool for_good GUARDED(&lock);
+	_Atomic uint64_t *count GUARDED(&lock); /* or NULL */
 };
 
 static const struct dev_ops fail_ops;
@@ -35,8 +38,10 @@ static bool is_the_one(struct fail_dev *f, uint64_t *left)
 
 	mutex_lock(&f->lock);
 	hit = *left == 1;
-	if (*left > 0)
+	if (*left > 1 || (hit && !f->for_good))
 		(*left)--;
+	if (hit && f->count != NULL)
+		atomic_fetch_add(f->count, 1);
 	mutex_unlock(&f->lock);
 	return hit;
 }
@@ -132,4 +137,22 @@ void dev_fail_nth_write(struct dev *d, uint64_t nth)
 void dev_fail_nth_flush(struct dev *d, uint64_t nth)
 {
 	plan(fail_of(d), &fail_of(d)->flushes_left, nth);
+}
+
+void dev_fail_for_good(struct dev *d, bool for_good)
+{
+	struct fail_dev *f = fail_of(d);
+
+	mutex_lock(&f->lock);
+	f->for_good = for_good;
+	mutex_unlock(&f->lock);
+}
+
+void dev_fail_count_in(struct dev *d, _Atomic uint64_t *count)
+{
+	struct fail_dev *f = fail_of(d);
+
+	mutex_lock(&f->lock);
+	f->count = count;
+	mutex_unlock(&f->lock);
 }

@@ -143,6 +143,7 @@ static void readv_scatters(void **state UNUSED)
 static void fail_hits_the_nth(void **state UNUSED)
 {
 	uint8_t data[16] = "abc", buf[4];
+	_Atomic uint64_t failed = 0;
 	struct dev *ram, *d;
 
 	assert_int_equal(dev_ram_create(data, sizeof(data), &ram), 0);
@@ -159,7 +160,16 @@ static void fail_hits_the_nth(void **state UNUSED)
 	assert_int_equal(reads_of(d), 4); /* the failed one did not get there */
 	assert_int_equal(dev_write(d, 0, "x", 1), 0);
 	assert_int_equal(data[0], 'x');
+	dev_fail_count_in(d, &failed);
+	dev_fail_for_good(d, true);
+	dev_fail_nth_write(d, 2);
+	assert_int_equal(dev_write(d, 0, "y", 1), 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(dev_write(d, 0, "z", 1), -EIO);
+	assert_int_equal(data[0], 'y');
+	assert_int_equal(dev_read(d, 0, buf, 4), 0);
 	dev_close(d);
+	assert_int_equal(failed, 3);
 }
 
 /* ---- record -------------------------------------------------------------------------------- */
