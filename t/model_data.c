@@ -185,8 +185,7 @@ int model_write(struct model *m, enum model_step step, struct model_node *n, uin
 	model_put_bytes(n, offset, data, len);
 	if (offset + len > n->size)
 		n->size = offset + len;
-	if (m->rules.kernel || file_flags & UEXT4_FILE_KILL_PRIV)
-		model_drop_capability(n);
+	model_drop_capability(n); /* whoever writes */
 	if (file_flags & UEXT4_FILE_KILL_PRIV)
 		model_drop_setuid(n);
 	model_touch(m, n, T(MTIME) | T(CTIME));

@@ -8,7 +8,7 @@
  *	--seed N, --ops N, --legs N	what happens: N operations a thread, in so many legs; behind
  *					each leg everything is checked, by turns of a frozen image,
  *					a closed one, and a copy that is recovered
- *	--only A,B / --without A,B	operations, as in world.h
+ *	--only A,B / --without A,B	operations, as in world.h; --more A,B: these more often
  *	--keep "1:5-9,2:100"		of each thread only these operations
  *	--threads N			instead of what the seed says
  *	--kernel DIR			the kernel's mount of the image at DIR does it: a judge of
@@ -81,6 +81,8 @@ static void print_repeat(const struct world *w)
 		fprintf(stderr, " --only %s", w->only);
 	if (w->without)
 		fprintf(stderr, " --without %s", w->without);
+	if (w->more)
+		fprintf(stderr, " --more %s", w->more);
 	if (w->keep)
 		fprintf(stderr, " --keep %s", w->keep);
 	if (w->threads)
@@ -196,6 +198,8 @@ static void pick_weights(struct world *w, struct rng *r)
 		if ((w->only && !in_list(w->only, op_names[i])) ||
 		    (w->without && in_list(w->without, op_names[i])))
 			weight = 0;
+		if (in_list(w->more, op_names[i]))
+			weight = 30;
 		w->mix.weights[i] = weight;
 	}
 	if (!w->only || in_list(w->only, "create"))
@@ -690,6 +694,7 @@ static void parse(struct world *w, int argc, char **argv)
 		{ "legs", required_argument, NULL, 'l' },
 		{ "only", required_argument, NULL, 'o' },
 		{ "without", required_argument, NULL, 'w' },
+		{ "more", required_argument, NULL, 'M' },
 		{ "keep", required_argument, NULL, 'k' },
 		{ "threads", required_argument, NULL, 't' },
 		{ "kernel", required_argument, NULL, 'K' },
@@ -712,6 +717,7 @@ static void parse(struct world *w, int argc, char **argv)
 		case 'l': w->legs = strtoull(optarg, NULL, 0); break;
 		case 'o': w->only = optarg; break;
 		case 'w': w->without = optarg; break;
+		case 'M': w->more = optarg; break;
 		case 'k': w->keep = optarg; break;
 		case 't': w->threads = (uint32_t)strtoul(optarg, NULL, 0); break;
 		case 'K':
@@ -737,6 +743,7 @@ static void parse(struct world *w, int argc, char **argv)
 	w->library.image = argv[optind];
 	check_list(w->only);
 	check_list(w->without);
+	check_list(w->more);
 	if (w->round_trips) {
 		if (!w->posix.mount_dir)
 			die("--round-trips needs --mount DIR");

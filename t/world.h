@@ -132,7 +132,7 @@ struct world {
 	struct backend *b;
 	struct backend library, posix;
 	uint64_t seed, ops, legs;
-	const char *only, *without;
+	const char *only, *without, *more;
 	const char *keep; /* numbers of operations, "1:5-9,2:100"; NULL: all */
 	bool trace;
 	int round_trips;
