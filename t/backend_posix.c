@@ -427,9 +427,18 @@ static int posix_set_attr(struct backend *b, const struct target *t, const struc
 	if (v == UEXT4_ATTR_SIZE) {
 		/* Through a descriptor that follows nothing, so that a symlink is asked itself. */
 		int fd FD_SCOPE = p.fd >= 0 ? -1 : open_place(&p, O_PATH);
+		int writer FD_SCOPE = -1;
+		struct stat st;
 		char proc[64];
 
 		snprintf(proc, sizeof(proc), "/proc/self/fd/%d", p.fd >= 0 ? p.fd : fd);
+		/*
+		 * Open for writing meanwhile: where data lies inside the inode Linux 6.18 wants a
+		 * part of it that only an open for writing makes, and dies without (truncate(2)
+		 * that makes such a file too large for its inode).
+		 */
+		if (stat(proc, &st) == 0 && S_ISREG(st.st_mode))
+			writer = open(proc, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 		return result(truncate(proc, (off_t)a->size));
 	}
 	if (v == UEXT4_ATTR_FLAGS)
