@@ -14,6 +14,7 @@
 #include "base/base.h"
 #include "base/diag.h"
 #include "base/mem.h"
+#include "fs/balloc.h"
 #include "fs/xattr.h"
 #include "ops/ops.h"
 
@@ -142,7 +143,7 @@ static void close_rig(struct rig *rig)
 
 /* ---- here and with the kernel ---------------------------------------------------------------- */
 
-enum kind { CHMOD, CHOWN, TIMES, FLAGS, SETXATTR, REMOVEXATTR, KINDS };
+enum kind { CHMOD, CHOWN, TIMES, FLAGS, TRUNCATE, SETXATTR, REMOVEXATTR, KINDS };
 
 struct op {
 	enum kind kind;
@@ -152,6 +153,7 @@ struct op {
 	const char *name;
 	uint8_t value[64];
 	size_t size;
+	uint64_t length; /* of the file */
 };
 
 static const uint8_t acl_value[] = { 2,	  0,   0,   0,	 1,   0,   6,  0,   255, 255, 255,
@@ -202,6 +204,7 @@ static struct op random_op(void)
 	/* Most of the time nothing is protected. */
 	if ((op.flags & (FS_IMMUTABLE_FL | FS_APPEND_FL)) && rnd() % 3)
 		op.flags = 0;
+	op.length = rnd() % (rnd() % 2 ? 100 : 100000);
 	op.times[0] = random_time();
 	op.times[1] = random_time();
 	op.name = names[rnd() % ARRAY_SIZE(names)];
@@ -226,6 +229,8 @@ static bool is_possible(const struct op *op)
 {
 	if (op->kind == CHMOD)
 		return op->node != LINK;
+	if (op->kind == TRUNCATE)
+		return op->node == FILE1 || op->node == FILE2 || op->node == DIR1;
 	return op->kind != FLAGS || can_open(op->node);
 }
 
@@ -249,6 +254,21 @@ static int kernel_flags(const char *path, uint32_t flags, bool set, uint32_t *re
 	return err;
 }
 
+/*
+ * Not truncate(2): of a file with data inside its inode that nobody has open for writing Linux 6.18
+ * reads the journal's part of the inode, which is not there, and dies.
+ */
+static int kernel_truncate(const char *path, uint64_t length)
+{
+	int fd = open(path, O_WRONLY | O_NOFOLLOW), err;
+
+	if (fd < 0)
+		return -errno;
+	err = ftruncate(fd, (off_t)length) < 0 ? -errno : 0;
+	close(fd);
+	return err;
+}
+
 static int kernel_apply(const char *path, const struct op *op)
 {
 	int err = 0;
@@ -258,6 +278,7 @@ static int kernel_apply(const char *path, const struct op *op)
 	case CHOWN: err = lchown(path, op->uid, op->gid); break;
 	case TIMES: err = utimensat(AT_FDCWD, path, op->times, AT_SYMLINK_NOFOLLOW); break;
 	case FLAGS: return kernel_flags(path, op->flags, true, NULL);
+	case TRUNCATE: return kernel_truncate(path, op->length);
 	case SETXATTR: err = lsetxattr(path, op->name, op->value, op->size, 0); break;
 	case REMOVEXATTR: err = lremovexattr(path, op->name); break;
 	case KINDS: break;
@@ -279,6 +300,7 @@ static void take_time(const struct timespec *t, uint32_t given, uint32_t now, ui
 static int engine_apply(struct inode *ip, const struct op *op)
 {
 	struct uext4_attr attr = { .mode = op->mode, .uid = op->uid, .gid = op->gid };
+	int err;
 
 	switch (op->kind) {
 	case CHMOD: attr.valid = UEXT4_ATTR_MODE; break;
@@ -299,6 +321,14 @@ static int engine_apply(struct inode *ip, const struct op *op)
 		attr.valid = UEXT4_ATTR_FLAGS;
 		attr.flags = op->flags | (le32_get(ip->raw->i_flags) & EXT4_EXTENTS_FL);
 		break;
+	case TRUNCATE:
+		attr.valid = UEXT4_ATTR_SIZE;
+		attr.size = op->length;
+		err = attr_set(ip, &attr);
+		/* The kernel takes it away whoever truncates, and leaves root the rest. */
+		if (err == 0)
+			(void)!attr_xattr_set(ip, "security.capability", NULL, 0, 0);
+		return err;
 	case SETXATTR: return attr_xattr_set(ip, op->name, op->value, op->size, 0);
 	case REMOVEXATTR: return attr_xattr_set(ip, op->name, NULL, 0, UEXT4_XATTR_REPLACE);
 	case KINDS: break;
@@ -347,6 +377,8 @@ static void compare(struct inode *ip, const char *path, const struct op *op, int
 	if (ours.mode != st.st_mode || ours.uid != st.st_uid || ours.gid != st.st_gid)
 		fail_msg("%s after %d: %o %u:%u, with the kernel %o %u:%u", path, op->kind,
 			 ours.mode, ours.uid, ours.gid, st.st_mode, st.st_uid, st.st_gid);
+	if (S_ISREG(st.st_mode) && op->node != CHR)
+		assert_int_equal(ours.size, st.st_size);
 	if (op->kind == TIMES && err == 0)
 		compare_times(&ours, &st, op->times);
 	if (S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)) {
@@ -357,6 +389,12 @@ static void compare(struct inode *ip, const char *path, const struct op *op, int
 		compare_xattr(ip, path, names[i]);
 }
 
+/* Such files are not truncated where the kernel does it too: see kernel_truncate(). */
+static bool is_inline(const struct rig *rig)
+{
+	return geom_has_incompat(&rig->fs->geom, EXT4_FEATURE_INCOMPAT_INLINE_DATA);
+}
+
 /* One change; @at: where the kernel has its copy, or NULL. */
 static void compare_once(struct rig *rig, const char *at, unsigned number)
 {
@@ -365,7 +403,7 @@ static void compare_once(struct rig *rig, const char *at, unsigned number)
 	char path[192];
 	int err, kernel;
 
-	if (!is_possible(&op))
+	if (!is_possible(&op) || (op.kind == TRUNCATE && at && is_inline(rig)))
 		return;
 	err = engine_apply(ip, &op);
 	if (!at)
@@ -578,6 +616,92 @@ static void one_refusal_refuses_all(void **state)
 	close_rig(&rig);
 }
 
+static void take_all(struct uext4_fs *fs, struct blk_run *runs, size_t max, size_t *ret_count)
+{
+	const struct balloc_request rq = { .count = 4096, .flags = BALLOC_ROOT | BALLOC_META };
+
+	*ret_count = 0;
+	while (balloc_alloc(fs, &rq, &runs[*ret_count]) == 0)
+		assert_true(++*ret_count < max);
+}
+
+/* A1: the size cannot be had, so all the rest is taken back. */
+static void a_size_that_fails_takes_the_rest_back(void **state)
+{
+	static struct blk_run runs[20000];
+	struct uext4_attr attr = { .valid = UEXT4_ATTR_MODE | UEXT4_ATTR_UID | UEXT4_ATTR_GID |
+					    UEXT4_ATTR_FLAGS | UEXT4_ATTR_KILL_PRIV |
+					    UEXT4_ATTR_SIZE,
+				   .mode = 0640,
+				   .uid = 5,
+				   .gid = 6,
+				   .flags = EXT4_NODUMP_FL,
+				   .size = 5000 };
+	struct uext4_stat before, after;
+	uint8_t acl[2][64], got[64];
+	size_t acl_size[2], written, count, size;
+	uint64_t offset;
+	struct inode *ip;
+	struct rig rig;
+
+	make_image(&rig, "-t ext4 -b 4096 -I 512 -O inline_data");
+	open_rig(&rig);
+	ip = rig.nodes[FILE1];
+	assert_int_equal(file_write(ip, "some data", 9, 0, 0, &written, &offset), 0);
+	assert_int_equal(attr_xattr_set(ip, "security.capability", capability, 20, 0), 0);
+	assert_int_equal(
+		attr_xattr_set(ip, "system.posix_acl_access", acl_value, sizeof(acl_value), 0), 0);
+	assert_int_equal(ip->state, INODE_INLINE);
+	take_all(rig.fs, runs, ARRAY_SIZE(runs), &count);
+	inode_stat(ip, &before);
+	assert_int_equal(
+		xattr_get(ip, "system.posix_acl_access", acl[0], sizeof(acl[0]), &acl_size[0]), 0);
+
+	assert_int_equal(attr_set(ip, &attr), -ENOSPC);
+	inode_stat(ip, &after);
+	assert_int_equal(after.mode, before.mode);
+	assert_int_equal(after.uid, before.uid);
+	assert_int_equal(after.gid, before.gid);
+	assert_int_equal(after.flags, before.flags);
+	assert_int_equal(after.size, before.size);
+	assert_int_equal(
+		xattr_get(ip, "system.posix_acl_access", acl[1], sizeof(acl[1]), &acl_size[1]), 0);
+	assert_int_equal(acl_size[0], acl_size[1]);
+	assert_memory_equal(acl[0], acl[1], acl_size[0]);
+	assert_int_equal(xattr_get(ip, "security.capability", got, sizeof(got), &size), 0);
+
+	for (size_t i = 0; i < count; i++)
+		balloc_cancel(rig.fs, &runs[i], false);
+	assert_int_equal(attr_set(ip, &attr), 0);
+	inode_stat(ip, &after);
+	assert_int_equal(after.mode & 07777, 0640);
+	assert_int_equal(after.uid, 5);
+	assert_int_equal(after.size, 5000);
+	assert_int_equal(xattr_get(ip, "security.capability", got, sizeof(got), &size), -ENODATA);
+	close_rig(&rig);
+}
+
+/* A2 */
+static void times_stay_behind_a_size(void **state)
+{
+	const struct uext4_attr attr = { .valid = UEXT4_ATTR_MTIME | UEXT4_ATTR_CTIME |
+						  UEXT4_ATTR_SIZE,
+					 .mtime = { 1000, 1 },
+					 .ctime = { 2000, 2 },
+					 .size = 12345 };
+	struct uext4_stat st;
+	struct rig rig;
+
+	make_image(&rig, "-t ext4 -b 4096");
+	open_rig(&rig);
+	assert_int_equal(attr_set(rig.nodes[FILE1], &attr), 0);
+	inode_stat(rig.nodes[FILE1], &st);
+	assert_int_equal(st.size, 12345);
+	assert_time(st.mtime, 1000, 1);
+	assert_time(st.ctime, 2000, 2);
+	close_rig(&rig);
+}
+
 /* The file system's own inodes are left alone. */
 static void system_inodes_are_refused(void **state)
 {
@@ -603,6 +727,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(data_goes_through_the_journal_on_demand),
 		cmocka_unit_test(projects_are_set),
 		cmocka_unit_test(one_refusal_refuses_all),
+		cmocka_unit_test(a_size_that_fails_takes_the_rest_back),
+		cmocka_unit_test(times_stay_behind_a_size),
 		cmocka_unit_test(system_inodes_are_refused),
 	};
 
