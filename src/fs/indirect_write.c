@@ -327,13 +327,14 @@ static int path_open(struct inode *ip, lblk_t logical, struct path *p)
 /* @pointer, of the node at level @l, which is in the handle, becomes 0. */
 static void pointers_clear(struct removal *r, struct level *level, uint32_t index, uint32_t count)
 {
-	if (!level->buf)
-		mutex_lock(&r->ip->raw_lock);
-	memset(&level->pointers[index], 0, count * sizeof(le32));
-	if (!level->buf)
-		mutex_unlock(&r->ip->raw_lock);
-	else
+	if (level->buf) {
+		memset(&level->pointers[index], 0, count * sizeof(le32));
 		handle_dirty(r->h, level->buf);
+		return;
+	}
+	mutex_lock(&r->ip->raw_lock);
+	memset(&level->pointers[index], 0, count * sizeof(le32));
+	mutex_unlock(&r->ip->raw_lock);
 }
 
 static int level_write(struct removal *r, struct level *level)

@@ -368,7 +368,7 @@ static void set_deleted(struct inode *ip)
 	mutex_unlock(&ip->raw_lock);
 }
 
-void inode_create_undo(struct handle *h, struct inode *ip)
+void inode_create_undo(struct handle *h, struct inode *ip) NO_TSA
 {
 	struct uext4_fs *fs = ip->fs;
 	int err;

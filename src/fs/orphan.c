@@ -298,9 +298,9 @@ static int set_head(struct handle *h, struct uext4_fs *fs, uint32_t ino) REQUIRE
 	return 0;
 }
 
-static int list_insert(struct handle *h, struct inode *ip) REQUIRES(&ip->fs->super_lock)
+static int list_insert(struct handle *h, struct uext4_fs *fs, struct inode *ip)
+	REQUIRES(&fs->super_lock)
 {
-	struct uext4_fs *fs = ip->fs;
 	uint32_t head = le32_get(super_of(fs)->s_last_orphan);
 	int err;
 
@@ -316,9 +316,9 @@ static int list_insert(struct handle *h, struct inode *ip) REQUIRES(&ip->fs->sup
 	return 0;
 }
 
-static int list_remove(struct handle *h, struct inode *ip) REQUIRES(&ip->fs->super_lock)
+static int list_remove(struct handle *h, struct uext4_fs *fs, struct inode *ip)
+	REQUIRES(&fs->super_lock)
 {
-	struct uext4_fs *fs = ip->fs;
 	uint32_t next = le32_get(ip->raw->i_dtime);
 	int err;
 
@@ -350,7 +350,7 @@ int orphan_add(struct handle *h, struct inode *ip)
 		if (fs->orphan_file)
 			err = file_add(h, fs, ip->ino, &slot);
 		if (err == 0 && slot == 0)
-			err = list_insert(h, ip);
+			err = list_insert(h, fs, ip);
 		if (err == 0) {
 			ip->orphan_slot = slot;
 			atomic_fetch_or(&ip->flags, INODE_ORPHAN);
@@ -367,7 +367,8 @@ int orphan_remove(struct handle *h, struct inode *ip)
 
 	mutex_lock(&fs->super_lock);
 	if (atomic_load(&ip->flags) & INODE_ORPHAN) {
-		err = ip->orphan_slot ? file_remove(h, fs, ip->orphan_slot) : list_remove(h, ip);
+		err = ip->orphan_slot ? file_remove(h, fs, ip->orphan_slot)
+				      : list_remove(h, fs, ip);
 		if (err == 0) {
 			ip->orphan_slot = 0;
 			atomic_fetch_and(&ip->flags, ~(uint32_t)INODE_ORPHAN);
