@@ -44,7 +44,8 @@ struct copy {
 	struct source *source;
 	struct image *image;
 	struct links links;
-	struct level *levels; /* the directories on the way down */
+	struct uext4_file *file; /* the copy, open */
+	struct level *levels;	 /* the directories on the way down */
 	size_t depth;
 	size_t levels_size;
 	char *data; /* DATA_CHUNK bytes */
@@ -206,9 +207,12 @@ static int copy_ranges(struct copy *copy, struct uext4_file *file, uint32_t ino,
 	return failed(copy, uext4_setattr(copy->image->fs, ino, &attr)); /* a hole at the end */
 }
 
+/*
+ * Both files stay open, as far as they were opened, for their attributes: with the descriptor the
+ * host is asked without a path, and the times are stored once, not again at the close.
+ */
 static int copy_contents(struct copy *copy, uint32_t ino, uint64_t size)
 {
-	struct uext4_file *file;
 	int err;
 
 	if (size == 0)
@@ -216,13 +220,15 @@ static int copy_contents(struct copy *copy, uint32_t ino, uint64_t size)
 	err = source_file_open(copy->source);
 	if (err < 0)
 		return err;
-	err = failed(copy, uext4_file_open(copy->image->fs, ino, UEXT4_FILE_WRITE, &file));
-	if (err == 0) {
-		err = copy_ranges(copy, file, ino, size);
-		uext4_file_close(file);
-	}
+	err = failed(copy, uext4_file_open(copy->image->fs, ino, UEXT4_FILE_WRITE, &copy->file));
+	return err < 0 ? err : copy_ranges(copy, copy->file, ino, size);
+}
+
+static void close_contents(struct copy *copy)
+{
+	uext4_file_close(copy->file);
+	copy->file = NULL;
 	source_file_close(copy->source);
-	return err;
 }
 
 /* Y2.  0: the name is free; else reported. */
@@ -294,11 +300,13 @@ static void make_object(struct copy *copy, uint32_t dir, const char *name,
 		return;
 	}
 	if (S_ISREG(entry->st.mode) && copy_contents(copy, ino, entry->st.size) < 0) {
+		close_contents(copy);
 		err = uext4_unlink(copy->image->fs, dir, name, strlen(name)); /* Y3 */
 		(void)!failed(copy, err);
 		return;
 	}
 	keep_attributes(copy, ino, &entry->st);
+	close_contents(copy);
 	if (entry->st.nlink > 1)
 		link_add(&copy->links, entry->dev, entry->st.ino, ino);
 }

@@ -18,6 +18,9 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+/* What the host has at most for one file: a value, or a list of names. */
+#define XATTR_MAX 65536u
+
 /* A directory of the host that is being walked. */
 struct host_level {
 	int fd;
@@ -226,9 +229,14 @@ static const struct source_entry *host_next(struct source *s)
 	return NULL;
 }
 
-/* "/proc/self/fd/N/NAME": attributes have no calls relative to a descriptor. */
+/*
+ * "/proc/self/fd/N/NAME": attributes have no calls relative to a descriptor.  NULL: the file is
+ * open, which is much cheaper.
+ */
 static char *host_path(const struct source *s)
 {
+	if (s->fd >= 0)
+		return NULL;
 	if (s->dir == AT_FDCWD)
 		return must_copy(s->base);
 	return must_format("/proc/self/fd/%d/%s", s->dir, s->base);
@@ -249,19 +257,32 @@ static int host_readlink(struct source *s, struct buffer *buf)
 	return 0;
 }
 
+static ssize_t host_xattr_list(const struct source *s, const char *path, char *to, size_t size)
+{
+	if (!path)
+		return flistxattr(s->fd, to, size);
+	return S_ISLNK(s->entry.st.mode) ? llistxattr(path, to, size) : listxattr(path, to, size);
+}
+
+static ssize_t host_xattr_get(const struct source *s, const char *path, const char *name, char *to,
+			      size_t size)
+{
+	if (!path)
+		return fgetxattr(s->fd, name, to, size);
+	return S_ISLNK(s->entry.st.mode) ? lgetxattr(path, name, to, size)
+					 : getxattr(path, name, to, size);
+}
+
+/* The value of @name, or, without one, all names. */
 static int host_xattr(struct source *s, const char *name, struct buffer *buf)
 {
-	bool link = S_ISLNK(s->entry.st.mode);
-	char *path = host_path(s);
+	char *path = host_path(s), *to;
 	ssize_t len;
 
 	buf->len = 0;
-	if (name)
-		len = link ? lgetxattr(path, name, buffer_room(buf, 65536), 65536)
-			   : getxattr(path, name, buffer_room(buf, 65536), 65536);
-	else
-		len = link ? llistxattr(path, buffer_room(buf, 65536), 65536)
-			   : listxattr(path, buffer_room(buf, 65536), 65536);
+	to = buffer_room(buf, XATTR_MAX);
+	len = name ? host_xattr_get(s, path, name, to, XATTR_MAX)
+		   : host_xattr_list(s, path, to, XATTR_MAX);
 	free(path);
 	if (len < 0 && !name && (errno == ENOTSUP || errno == ENOSYS))
 		len = 0; /* there are none */
