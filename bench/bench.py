@@ -278,13 +278,225 @@ def bench_open(work, opts):
     ratio_line("mount of it, cold", t["uext4"], {"kernel": t["kernel"]})
 
 
+# ---- writing -------------------------------------------------------------------------------------------
+
+SMALL_FILES, SMALL_BYTES = 50000, 100
+
+
+def new_image(work, name, *argv):
+    """An empty file system of 1 GiB, complete: nobody finishes it in the background later."""
+    image = os.path.join(work, name)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(image)
+    run("mke2fs", "-q", "-t", "ext4", "-N", "131072", "-E", "lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0",
+        *argv, image, "1G")
+    return image
+
+
+def used_blocks(image):
+    """After a check: a wrong image would have no honest number."""
+    run("e2fsck", "-fn", image)
+    text = run("dumpe2fs", "-h", image).stdout.decode()
+    count, free = (int(re.search(rf"^{what}:\s+(\d+)$", text, re.M)[1]) for what in ("Block count", "Free blocks"))
+    return count - free
+
+
+def flush(mnt):
+    """syncfs(2) of what is mounted there, and of nothing else."""
+    run("sync", "-f", mnt)
+
+
+@contextlib.contextmanager
+def clock(times, name):
+    start = time.perf_counter()
+    yield
+    times.setdefault(name, []).append(time.perf_counter() - start)
+
+
+def write_files(directory, count, size):
+    os.mkdir(directory)
+    data = b"x" * size
+    for i in range(count):
+        fd = os.open(f"{directory}/{i}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        if size:
+            os.write(fd, data)
+        os.close(fd)
+
+
+def trees(mnt, times, opts):
+    with clock(times, "untar and flush"):
+        os.mkdir(f"{mnt}/tree")
+        run("tar", "-C", f"{mnt}/tree", "-xf", opts.tar)
+        flush(mnt)
+    with clock(times, "rm -rf"):
+        run("rm", "-rf", f"{mnt}/tree")
+    flush(mnt)
+
+
+def small_files(mnt, times, opts):
+    with clock(times, "50,000 files of 100 bytes, and flush"):
+        write_files(f"{mnt}/small", SMALL_FILES, SMALL_BYTES)
+        flush(mnt)
+    run("rm", "-rf", f"{mnt}/small")
+    with clock(times, "one directory: create"):
+        write_files(f"{mnt}/many", opts.many, 0)
+    with clock(times, "one directory: stat"):
+        for i in range(opts.many):
+            os.stat(f"{mnt}/many/{i}")
+    with clock(times, "one directory: unlink"):
+        for i in range(opts.many):
+            os.unlink(f"{mnt}/many/{i}")
+    os.rmdir(f"{mnt}/many")
+    flush(mnt)
+
+
+def streams(mnt, times, _opts):
+    data = random.Random(SEED).randbytes(1 << 20)
+    with open(f"{mnt}/stream", "wb", buffering=0) as f:
+        with clock(times, "1 MiB stream, and flush"):
+            for _ in range(256):
+                f.write(data)
+            os.fsync(f.fileno())
+    os.unlink(f"{mnt}/stream")
+    rng = random.Random(SEED)
+    places = [rng.randrange(64 << 8) << 12 for _ in range(50000)]
+    fd = os.open(f"{mnt}/random", os.O_CREAT | os.O_RDWR, 0o644)
+    for _ in range(64):
+        os.write(fd, data)
+    os.fsync(fd)
+    with clock(times, "cached rewrites of 4 KiB"):
+        for at in places:
+            os.pwrite(fd, data[:4096], at)
+    with clock(times, "cached rereads of 4 KiB"):
+        for at in places:
+            os.pread(fd, 4096, at)
+    os.fsync(fd)
+    with clock(times, "4 KiB and fdatasync"):
+        for at in places[:500]:
+            os.pwrite(fd, data[:4096], at)
+            os.fdatasync(fd)
+    os.close(fd)
+    os.unlink(f"{mnt}/random")
+    flush(mnt)
+
+
+def two_clients(mnt, times, opts):
+    """What a second one gains.  The null server takes no writes: the kernel is the peer here."""
+    def client(number):
+        child = os.fork()
+        if child == 0:
+            write_files(f"{mnt}/client{number}", opts.many // 4, SMALL_BYTES)
+            os._exit(0)
+        return child
+
+    for count, name in ((1, "one client"), (2, "two clients")):
+        with clock(times, name):
+            for child in [client(i) for i in range(count)]:
+                if os.waitpid(child, 0)[1]:
+                    raise SystemExit("a client failed")
+        run("rm", "-rf", *(f"{mnt}/client{i}" for i in range(count)))
+        flush(mnt)
+
+
+GOALS = {"4 KiB and fdatasync": "<= 1", "cached rewrites of 4 KiB": "< 1.5", "cached rereads of 4 KiB": "< 1.5"}
+
+
+def bench_write_mounted(work, opts):
+    ours, theirs = new_image(work, "ours.img"), new_image(work, "theirs.img")
+    mine, kernels, clients = {}, {}, ({}, {})
+    mnt = os.path.join(work, "uext4")
+    os.makedirs(mnt, exist_ok=True)
+    with mounted(theirs, os.path.join(work, "kernel"), "noatime") as k, \
+            fuse([opts.uext4, "mount", ours, mnt], mnt) as u:
+        for part in (trees, small_files, streams):
+            for i in range(opts.runs + 1):
+                for at, times in ((u, mine), (k, kernels)):
+                    part(at, times if i else {}, opts)  # the first warms up
+        for _ in range(opts.runs):
+            for at, times in zip((u, k), clients):
+                two_clients(at, times, opts)
+    for name, times in mine.items():
+        ratio_line(f"mount: {name}", times, {"kernel": kernels[name]}, GOALS.get(name, "< 2"))
+    gains = [2 * statistics.median(t["one client"]) / statistics.median(t["two clients"]) for t in clients]
+    print(f"{'mount: two clients against one, small files':44} {gains[0]:8.2f} x   kernel {gains[1]:.2f} x", flush=True)
+    for image in (ours, theirs):
+        run("e2fsck", "-fn", image)
+    if opts.fuse2fs:
+        times, mnt = {}, os.path.join(work, "fuse2fs")
+        with fuse(["fuse2fs", new_image(work, "theirs.img"), mnt], mnt):
+            trees(mnt, times, opts)
+        for name, seconds in times.items():
+            ratio_line(f"mount: {name}", mine[name], {"fuse2fs": seconds}, "< 0.2")
+
+
+def bench_copy(work, opts):
+    cpu = {"uext4": [], "mke2fs": []}
+    images = {name: os.path.join(work, f"copy-{name}.img") for name in ("uext4", "kernel", "mke2fs")}
+
+    def counted(name, command):
+        seconds, usage = timed(command)
+        cpu[name].append(usage.ru_utime + usage.ru_stime)
+        return seconds
+
+    def ours():
+        image = new_image(work, "copy-uext4.img")
+        return counted("uext4", f"exec {opts.uext4} cp -a {opts.tree} {image}:/")
+
+    def kernels():
+        image = new_image(work, "copy-kernel.img")
+        with mounted(image, os.path.join(work, "kernel"), "noatime") as mnt:
+            return timed(f"cp -a {opts.tree} {mnt}/ && sync -f {mnt}")[0]
+
+    def mke2fs():
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(images["mke2fs"])
+        return counted("mke2fs", f"exec mke2fs -q -t ext4 -N 131072 -E lazy_itable_init=0,lazy_journal_init=0 "
+                                 f"-d {opts.tree} {images['mke2fs']} 1G")
+
+    t = interleave(opts.runs, {"uext4": ours, "kernel": kernels, "mke2fs": mke2fs})
+    ratio_line("cp -a into an image", t["uext4"], {"kernel": t["kernel"]}, "< 1")
+    ratio_line("cp -a into an image", t["uext4"], {"mke2fs -d": t["mke2fs"]}, "< 0.5")
+    ratio_line("cp -a into an image, processor time", cpu["uext4"], {"mke2fs -d": cpu["mke2fs"]})
+    used = {name: used_blocks(images[name]) for name in ("uext4", "kernel")}
+    print(f"{'cp -a into an image, blocks used':44} {used['uext4']:8}      kernel {used['kernel']}   (goal <=)",
+          flush=True)
+
+
+def bench_inline(work, opts):
+    """The small files, with and without inline data."""
+    small = os.path.join(work, "small")
+    if not os.path.isdir(small):
+        write_files(small, SMALL_FILES, SMALL_BYTES)
+    used = []
+    for features in ("^inline_data", "inline_data"):
+        image = new_image(work, "inline.img", "-O", features, "-I", "256")
+        before = used_blocks(image)
+        timed(f"exec {opts.uext4} cp -a {small} {image}:/")
+        used.append(used_blocks(image) - before)
+    print(f"{'50,000 files of 100 bytes, blocks, inline':44} {used[1]:8}      of {used[0]}: {used[1] / used[0]:.2f}   "
+          "(goal < 0.2)", flush=True)
+
+
+def bench_write(work, opts):
+    opts.tree, opts.tar = os.path.join(work, "tree"), os.path.join(work, "tree.tar")
+    if not os.path.exists(opts.tar):
+        os.mkdir(opts.tree)
+        make_tree(opts.tree)
+        run("tar", "-C", opts.tree, "-cf", opts.tar, ".")
+    bench_copy(work, opts)
+    bench_inline(work, opts)
+    bench_write_mounted(work, opts)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--uext4", required=True)
     parser.add_argument("--nullfuse", required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--large-files", type=int, default=1000000)
-    parser.add_argument("--only", choices=["export", "mount", "open"])
+    parser.add_argument("--many", type=int, default=50000, help="files in one directory")
+    parser.add_argument("--fuse2fs", action="store_true", help="writes through it, too (slow)")
+    parser.add_argument("--only", choices=["export", "mount", "open", "write"])
     parser.add_argument("--work")
     opts = parser.parse_args()
     opts.uext4, opts.nullfuse = os.path.abspath(opts.uext4), os.path.abspath(opts.nullfuse)
@@ -296,7 +508,7 @@ def main():
     if not opts.work:
         at_end(shutil.rmtree, work, True)
     image = os.path.join(work, "tree.img")
-    if opts.only != "open" and not os.path.exists(image):
+    if opts.only not in ("open", "write") and not os.path.exists(image):
         image = make_image(work)
     if opts.only in (None, "export"):
         bench_export(image, work, opts)
@@ -304,6 +516,8 @@ def main():
         bench_mount(image, work, opts)
     if opts.only in (None, "open"):
         bench_open(work, opts)
+    if opts.only in (None, "write"):
+        bench_write(work, opts)
 
 
 if __name__ == "__main__":
