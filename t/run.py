@@ -62,6 +62,7 @@ def suites(build):
         ("fuse", script("t/func/fuse.py", *common)),
         ("matrix", script("t/matrix.py", *common, *manifest)),
         ("dirty", script("t/dirty.py", *common, *manifest)),
+        ("txn", script("t/txn.py", *common)),
         ("check", script("t/check.py", *common)),
         ("programs", script("t/programs.py", *common)),
     ]
@@ -69,6 +70,7 @@ def suites(build):
         ("fuse", script("t/func/fuse.py", *common)),
         ("matrix", script("t/matrix.py", *common, *manifest, "--full")),
         ("dirty", script("t/dirty.py", *common, *manifest, "--full")),
+        ("txn", script("t/txn.py", *common, "--full")),
         ("programs", script("t/programs.py", *common, "--full")),
         ("bad images, all", script("t/bad.py", "--walk", at("asan", "uext4-walk"), "--flips", "2000")),
     ]
