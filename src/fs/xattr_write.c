@@ -155,8 +155,10 @@ static void work_init(const struct xattr_batch *b, const struct buf *block, stru
 		memcpy(b->bodies[0], w->body.base, w->body.end);
 		w->body.base = b->bodies[0];
 	}
+	/* Not the header: who shares the block may change the number of its users now. */
 	if (block)
-		memcpy(b->blocks[0], block->data, g->block_size);
+		memcpy(b->blocks[0] + w->block.first, block->data + w->block.first,
+		       w->block.end - w->block.first);
 	else
 		memset(b->blocks[0], 0, g->block_size);
 }

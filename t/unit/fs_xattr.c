@@ -293,7 +293,7 @@ static const struct recipe {
 	{ "ext3", 16 * 1024, "-t ext3 -b 1024 -I 256", true },
 	{ "no-extents-ea_inode", 16 * 1024, "-t ext4 -b 1024 -O ^extent,^64bit,ea_inode", false },
 	{ "quota-ea_inode", 16 * 1024, "-t ext4 -b 1024 -I 256 -O quota,project,ea_inode -J size=4",
-	  true },
+	  false },
 	{ "orphan-file", 16 * 1024, "-t ext4 -b 1024 -O orphan_file,ea_inode", false },
 };
 
