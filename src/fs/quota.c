@@ -158,8 +158,11 @@ static bool is_own_file(const struct inode *ip)
 		ip->ino == le32_get(sb->s_orphan_file_inum));
 }
 
+/* Symlinks in the inode, which mke2fs makes, are left out where usage is counted: e2fsck too. */
 static bool is_charged(const struct inode *ip)
 {
+	if (inode_is_lnk(ip) && inode_has_flag(ip, EXT4_INLINE_DATA_FL))
+		return false;
 	return !is_own_file(ip) && !inode_has_flag(ip, EXT4_EA_INODE_FL);
 }
 

@@ -141,7 +141,8 @@ int symlink_init(struct handle *h, struct inode *ip, const void *target, size_t 
 	assert(len > 0 && len < ip->fs->geom.block_size);
 	if (len < sizeof(ip->raw->i_block))
 		return init_fast(h, ip, target, len);
-	if (inline_is_possible(ip->fs))
+	/* The kernel makes none inline, and tools leave such out when they count quota. */
+	if (inline_is_possible(ip->fs) && !ip->fs->quota)
 		err = init_inline(h, ip, target, len);
 	return err == -ENOSPC ? init_block(h, ip, target, len) : err;
 }
