@@ -98,8 +98,9 @@ int group_desc_read(struct uext4_fs *fs, uint32_t group, struct ext4_group_desc 
 int desc_read_first(struct uext4_fs *fs, uint32_t group, struct buf **ret_buf,
 		    const struct ext4_group_desc **ret_gd)
 {
-	struct buf *buf;
-	struct ext4_group_desc *gd;
+	/* Compilers do not see that they are set where there is no error. */
+	struct ext4_group_desc *gd = NULL;
+	struct buf *buf = NULL;
 	int err;
 
 	err = desc_buf_read(fs, group, desc_ahead(&fs->geom, group), &buf, &gd);
