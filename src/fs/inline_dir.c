@@ -14,6 +14,7 @@
 #include "fs/balloc.h"
 #include "fs/dir.h"
 #include "fs/fs_priv.h"
+#include "fs/quota.h"
 #include "fs/xattr.h"
 
 #include "base/diag.h"
@@ -351,24 +352,6 @@ int dir_inline_replace(struct handle *h, struct inode *ip, const struct dirent_n
 
 /* ---- into a block ---------------------------------------------------------------------------- */
 
-/* The inode holds what it held in @before again; its map is empty. */
-static int inline_back(struct handle *h, struct inode *ip, const struct ext4_inode *before)
-	REQUIRES(&ip->xattr_lock)
-{
-	const uint32_t place = EXT4_INLINE_DATA_FL | EXT4_EXTENTS_FL;
-	uint32_t body = EXT4_GOOD_OLD_INODE_SIZE + le16_get(before->i_extra_isize);
-
-	mutex_lock(&ip->raw_lock);
-	memcpy(ip->raw->i_block, before->i_block, sizeof(before->i_block));
-	memcpy((uint8_t *)ip->raw + body, (const uint8_t *)before + body,
-	       ip->fs->geom.inode_size - body);
-	ip->raw->i_flags = le32_make((le32_get(ip->raw->i_flags) & ~place) |
-				     (le32_get(before->i_flags) & place));
-	mutex_unlock(&ip->raw_lock);
-	ip->state = INODE_INLINE;
-	return inode_store(h, ip);
-}
-
 static void fill_block(struct inode *ip, uint8_t *data, const struct body *b)
 {
 	uint32_t bytes = DOTS_BYTES + b->bytes - PARENT_BYTES;
@@ -379,45 +362,31 @@ static void fill_block(struct inode *ip, uint8_t *data, const struct body *b)
 	dirents_close(data, b->block_size, bytes, dir_leaf_bytes(ip));
 }
 
-/* The block @run, which the caller took, becomes the directory's first. */
-static int switch_to(struct handle *h, struct inode *ip, const struct blk_run *run, struct buf *buf,
-		     const struct body *b, const struct ext4_inode *before)
+/* The block @run, which the caller took, becomes the directory's first; its buffer is filled. */
+static int switch_to(struct handle *h, struct inode *ip, const struct blk_run *run)
 	REQUIRES(&ip->xattr_lock)
 {
-	int err, undo;
+	int err;
 
-	fill_block(ip, buf->data, b);
-	dir_leaf_changed(h, ip, buf);
 	err = inline_remove(h, ip);
 	if (err < 0)
 		return err;
-	err = map_insert(h, ip, 0, 1, run, false);
-	if (err < 0) {
-		undo = inline_back(h, ip, before);
-		if (undo < 0)
-			txn_log_abort(ip->fs->log, undo);
-		return err;
-	}
-	/* From here on: only abort. */
-	ip->size = b->block_size;
+	/* From here on: only abort.  Space and quota are there, what has to be read was read. */
+	ip->size = ip->fs->geom.block_size;
 	inode_set_disk_size(ip, ip->size);
-	err = inode_store(h, ip);
+	err = map_insert(h, ip, 0, 1, run, false);
 	if (err < 0)
 		txn_log_abort(ip->fs->log, err);
-	return 0;
+	return err;
 }
 
 static int convert_locked(struct handle *h, struct inode *ip, const struct blk_run *run)
 	REQUIRES(&ip->xattr_lock)
 {
-	struct ext4_inode *before FREE_SCOPE = mem_alloc(ip->fs->geom.inode_size);
 	struct buf *buf BUF_SCOPE = NULL;
 	struct body b BODY_SCOPE = { 0 };
 	int err;
 
-	if (!before)
-		return -ENOMEM;
-	memcpy(before, ip->raw, ip->fs->geom.inode_size);
 	err = body_init(ip, &b);
 	if (err == 0)
 		err = body_load(ip, &b);
@@ -429,7 +398,9 @@ static int convert_locked(struct handle *h, struct inode *ip, const struct blk_r
 	err = handle_get_create(h, buf);
 	if (err < 0)
 		return err;
-	err = switch_to(h, ip, run, buf, &b, before);
+	fill_block(ip, buf->data, &b);
+	dir_leaf_changed(h, ip, buf);
+	err = switch_to(h, ip, run);
 	if (err < 0 && handle_forget(h, run->start) < 0)
 		txn_log_abort(ip->fs->log, err);
 	return err;
@@ -441,13 +412,18 @@ int dir_inline_convert(struct handle *h, struct inode *ip)
 	struct blk_run run;
 	int err;
 
-	err = balloc_alloc(ip->fs, &rq, &run);
+	/* map_insert() charges what was promised, whatever the limits say. */
+	err = quota_reserve(ip, ip->fs->geom.cluster_ratio);
 	if (err < 0)
 		return err;
-	rwlock_write(&ip->xattr_lock);
-	err = convert_locked(h, ip, &run);
-	rwlock_write_unlock(&ip->xattr_lock);
-	if (err < 0)
-		balloc_cancel(ip->fs, &run, false);
+	err = balloc_alloc(ip->fs, &rq, &run);
+	if (err == 0) {
+		rwlock_write(&ip->xattr_lock);
+		err = convert_locked(h, ip, &run);
+		rwlock_write_unlock(&ip->xattr_lock);
+		if (err < 0)
+			balloc_cancel(ip->fs, &run, false);
+	}
+	quota_unreserve(ip, ip->fs->geom.cluster_ratio);
 	return err;
 }

@@ -10,7 +10,7 @@
  *  - Names that share a hash fill several leaves.
  *  - Listings go on while the directory changes: what is there from the first to the last call
  *    appears exactly once.
- *  - No space, at each allocation, and no memory, at each: nothing has changed.
+ *  - No space or quota, at each block, and no memory, at each allocation: nothing has changed.
  *
  * Usage: fs_dir [SEED [ENTRIES]]
  */
@@ -20,6 +20,7 @@
 #include "fs/balloc.h"
 #include "fs/dir.h"
 #include "fs/fs_priv.h"
+#include "fs/quota_priv.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -194,6 +195,9 @@ static void image_make(struct image *im, const struct kind *kind)
 		(void)fprintf(f, "write /dev/null f%u\n", i);
 	assert_int_equal(fclose(f), 0);
 	assert_int_equal(run("debugfs -w -f %s %s >/dev/null 2>&1", requests, im->path), 0);
+	/* debugfs charges nobody for what it makes. */
+	if (strstr(kind->mke2fs, "quota"))
+		(void)run("e2fsck -fy %s >/dev/null 2>&1", im->path);
 	image_open(im, true);
 }
 
@@ -293,6 +297,7 @@ static int try(struct image *im, enum action action, uint32_t number)
 	int err;
 
 	inode_lock(im->ip, INODE_PARENT);
+	ok(quota_load(im->ip));
 	ok(handle_start(im->fs->log, dir_credits(im->ip), &h));
 	err = dir_find_locked(im->ip, name, len, &ino);
 	assert_int_equal(err, model.ino[number] ? 0 : -ENOENT);
@@ -850,6 +855,50 @@ static void test_enospc(void **state)
 	}
 }
 
+/* The owner may have no more blocks: as with no space; then he may. */
+static void test_edquot(void **state)
+{
+	static const char *const some[] = { "-t ext4 -b 1024 -O quota",
+					    "-t ext4 -b 1024 -O quota,^dir_index",
+					    "-t ext4 -b 1024 -I 512 -O quota,inline_data" };
+
+	need_mke2fs();
+	for (size_t i = 0; i < ARRAY_SIZE(some); i++) {
+		uint32_t n = 0, refused = 0;
+		struct dquot *dq;
+		struct image im;
+
+		names = NAMES_MIXED;
+		model_reset();
+		image_make(&im, &(struct kind){ "quota", some[i], 16384, NULL });
+		ok(quota_load(im.ip));
+		dq = xarray_find(&im.fs->quota->dquots[0], 0);
+		assert_non_null(dq);
+		dq->bytes.hard = dq->bytes.used;
+		while (refused < 20) {
+			enum inode_state before = im.ip->state;
+			int err = try(&im, ADD, n);
+
+			if (err == 0) {
+				n++;
+				continue;
+			}
+			assert_int_equal(err, -EDQUOT);
+			assert_int_equal(im.ip->state, before);
+			assert_true(dq->bytes.used >= dq->bytes.hard);
+			check_listing(&im);
+			check_names(&im, n + 1);
+			refused++;
+			/* Blocks of the map are charged whatever the limits say. */
+			dq->bytes.hard = dq->bytes.used + 1024;
+		}
+		assert_true(n > 40);
+		dq->bytes.hard = 0;
+		judge(&im, n);
+		image_free(&im);
+	}
+}
+
 static void test_enomem(void **state)
 {
 	static const char *const some[] = { "1k", "linear", "inline256" };
@@ -892,6 +941,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_teardown(test_collisions, clean),
 		cmocka_unit_test_teardown(test_listings, clean),
 		cmocka_unit_test_teardown(test_enospc, clean),
+		cmocka_unit_test_teardown(test_edquot, clean),
 		cmocka_unit_test_teardown(test_enomem, clean),
 	};
 

@@ -1018,8 +1018,8 @@ static void test_limits(void **state)
 /* ---- what fails changes nothing -------------------------------------------------------------- */
 
 /*
- * Everything that is to be seen of the tree; *used counts the bytes of directories.  Their sizes are
- * left out: a node of a tree may have been split when a leaf found no block.
+ * Everything that is to be seen of the tree; *used counts the bytes of directories.  Their sizes
+ * are left out: a node of a tree may have been split when a leaf found no block.
  */
 static void describe(const struct world *w, uint32_t ino, const char *name, FILE *out,
 		     uint64_t *used)
