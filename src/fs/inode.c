@@ -735,7 +735,8 @@ size_t icache_find_dirty(struct icache *ic, struct inode **ret_inodes, size_t ma
 static bool is_of_users(const struct uext4_fs *fs, uint32_t ino)
 {
 	return (ino == EXT4_ROOT_INO || ino >= fs->geom.first_ino) &&
-	       ino != le32_get(fs->super.s_orphan_file_inum);
+	       ino != le32_get(fs->super.s_orphan_file_inum) &&
+	       ino != le32_get(fs->super.s_prj_quota_inum);
 }
 
 bool icache_in_use(struct icache *ic)
