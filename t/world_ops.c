@@ -438,7 +438,7 @@ static enum op_kind pick_kind(struct actor *a);
 void op_txn(struct actor *a)
 {
 	struct world *w = a->w;
-	struct model *copy;
+	struct model *copy, *other;
 	uint64_t count;
 	bool commit;
 	int err;
@@ -466,9 +466,10 @@ void op_txn(struct actor *a)
 		model_destroy(copy);
 		return;
 	}
-	model_destroy(w->model);
+	other = w->model;
 	w->model = copy;
-	pool_rebuild(w);
+	pool_rebuild(w); /* looks at nodes of the other one */
+	model_destroy(other);
 	if (rnd_one_in(&a->rng, 4))
 		compare_all(a);
 }
