@@ -445,6 +445,7 @@ ASSERT_SIZE(ext4_extent_tail, 4);
 /* ---- directories ----------------------------------------------------------------------------- */
 
 #define EXT4_NAME_LEN 255u
+#define EXT4_LINK_MAX 65000u
 #define EXT4_DIR_ROUND 4u
 
 #define EXT4_FT_UNKNOWN 0u

@@ -382,6 +382,36 @@ void balloc_cancel(struct uext4_fs *fs, const struct blk_run *run, bool was_rese
 	atomic_fetch_add(&b->avail, was_reserved ? released - clusters.count : released);
 }
 
+int balloc_take(struct uext4_fs *fs, blk_t start, uint32_t count, struct blk_run *ret)
+{
+	struct balloc *b = fs->balloc;
+	const struct crun wanted = run_of(b, start, count);
+	struct crun run = { 0 };
+	uint32_t claimed;
+	bool loaded;
+	int err = 0;
+
+	lockrank_may_acquire(RANK_group);
+	claimed = (uint32_t)claim(b, 1, wanted.count, BALLOC_META);
+	if (claimed > 0) {
+		const struct space_want want = {
+			.bit = cluster_bit(b->geom, wanted.cluster),
+			.count = claimed,
+			.exact = true,
+		};
+
+		err = space_take(b, cluster_group(b->geom, wanted.cluster), &want, &run, &loaded);
+		if (err < 0)
+			run.count = 0;
+		atomic_fetch_add(&b->avail, claimed - run.count);
+	}
+	if (err < 0 && err != -ENOSPC)
+		return err;
+	ret->start = start;
+	ret->count = run.count << b->geom->cluster_ratio_bits;
+	return 0;
+}
+
 /* The disk lies: fs_error() wants to know. */
 static bool is_damage(int err)
 {

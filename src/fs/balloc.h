@@ -63,6 +63,11 @@ struct balloc_request {
  */
 int balloc_alloc(struct uext4_fs *fs, const struct balloc_request *rq, struct blk_run *ret)
 	MUST_CHECK;
+/*
+ * For who knows which clusters he wants: takes those from @start on that are free, up to @count
+ * blocks and to the end of the group.  ret->count 0: the first one is not free.
+ */
+int balloc_take(struct uext4_fs *fs, blk_t start, uint32_t count, struct blk_run *ret) MUST_CHECK;
 /* Writes it down.  BALLOC_CREDITS.  After an error the run is still the caller's. */
 int balloc_record(struct handle *h, struct uext4_fs *fs, const struct blk_run *run) MUST_CHECK;
 /* Gives back what was not recorded.  @was_reserved: the promise is in force again. */
@@ -128,6 +133,13 @@ void balloc_fill_super(struct uext4_fs *fs, struct ext4_super_block *sb);
 int ialloc_alloc(struct handle *h, struct uext4_fs *fs, struct inode *parent, bool is_dir,
 		 uint32_t *ret_ino) MUST_CHECK;
 int ialloc_free(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir) MUST_CHECK;
+/* Is the number in use? */
+int ialloc_is_used(struct uext4_fs *fs, uint32_t ino, bool *ret_used) MUST_CHECK;
+/*
+ * As ialloc_alloc(), of number @ino, which is not in use.  Blocks of the table between those in use
+ * and its own are zeroed, too, for further credits.
+ */
+int ialloc_take(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir) MUST_CHECK;
 
 /* ---- descriptors: group.c -------------------------------------------------------------------- */
 

@@ -19,7 +19,7 @@
  * Not followed, because only the kernel's run time knows: times of directories whose entries change
  * (the kernel puts the time of replay there), blocks a directory grows by, free counts of groups.
  */
-#include "fs/fs_priv.h"
+#include "fs/fastcommit_priv.h"
 
 #include "base/diag.h"
 #include "base/mem.h"
@@ -69,6 +69,109 @@ struct replay {
 	struct ext4_inode *raw; /* the inode at hand */
 	uint32_t ino;
 };
+
+/* ---- tags ------------------------------------------------------------------------------------ */
+
+bool fc_tag_next(const uint8_t *tags, size_t bytes, size_t *at, struct fc_tag *ret)
+{
+	struct ext4_fc_tl tl;
+
+	if (*at == bytes)
+		return false;
+	assert(bytes - *at >= sizeof(tl));
+	memcpy(&tl, tags + *at, sizeof(tl));
+	*ret = (struct fc_tag){
+		.tag = le16_get(tl.fc_tag),
+		.value = tags + *at + sizeof(tl),
+		.bytes = le16_get(tl.fc_len),
+	};
+	*at += sizeof(tl) + ret->bytes;
+	assert(*at <= bytes);
+	return true;
+}
+
+int fc_check_ino(const struct uext4_fs *fs, uint32_t ino)
+{
+	const struct geom *g = &fs->geom;
+
+	if (ino > g->inodes || (ino < g->first_ino && ino != EXT4_ROOT_INO))
+		return corrupt("inode %u is no file", ino);
+	return 0;
+}
+
+int fc_read_add_range(const struct uext4_fs *fs, const uint8_t *value, uint32_t *ret_ino,
+		      struct map_ext *ret_ext)
+{
+	const struct geom *g = &fs->geom;
+	struct ext4_fc_add_range range;
+	struct ext4_extent ex;
+	struct map_ext ext = { .state = MAP_WRITTEN };
+
+	memcpy(&range, value, sizeof(range));
+	memcpy(&ex, range.fc_ex, sizeof(ex));
+	ext.logical = le32_get(ex.ee_block);
+	ext.count = le16_get(ex.ee_len);
+	ext.physical = (blk_t)le16_get(ex.ee_start_hi) << 32 | le32_get(ex.ee_start_lo);
+	if (ext.count > EXT_INIT_MAX_LEN) {
+		ext.count -= EXT_INIT_MAX_LEN;
+		ext.state = MAP_UNWRITTEN;
+	}
+	if (ext.count == 0 || ext.count > UINT32_MAX - ext.logical ||
+	    ext.physical < g->first_data_block || ext.physical == 0 || ext.physical >= g->blocks ||
+	    ext.count > g->blocks - ext.physical)
+		return corrupt("inode %u: extent of %u blocks at %u, on disk at %llu",
+			       le32_get(range.fc_ino), ext.count, ext.logical,
+			       (unsigned long long)ext.physical);
+	*ret_ino = le32_get(range.fc_ino);
+	*ret_ext = ext;
+	return 0;
+}
+
+void fc_read_del_range(const uint8_t *value, uint32_t *ret_ino, struct map_ext *ret_hole)
+{
+	struct ext4_fc_del_range range;
+	struct map_ext hole = { .state = MAP_HOLE };
+
+	memcpy(&range, value, sizeof(range));
+	hole.logical = le32_get(range.fc_lblk);
+	/* "To the end" may be more blocks than a file can have. */
+	hole.count = (uint32_t)min_u64(le32_get(range.fc_len), UINT32_MAX - hole.logical);
+	*ret_ino = le32_get(range.fc_ino);
+	*ret_hole = hole;
+}
+
+int fc_read_dentry(const struct fc_tag *tag, struct fc_dentry *ret)
+{
+	struct ext4_fc_dentry_info info;
+	struct fc_dentry d;
+
+	memcpy(&info, tag->value, sizeof(info));
+	d.dir = le32_get(info.fc_parent_ino);
+	d.ino = le32_get(info.fc_ino);
+	d.name = (const char *)tag->value + sizeof(info);
+	d.name_len = tag->bytes - sizeof(info);
+	if (name_is_dot(d.name, d.name_len) || name_is_dotdot(d.name, d.name_len) ||
+	    memchr(d.name, '/', d.name_len) != NULL || memchr(d.name, '\0', d.name_len) != NULL)
+		return corrupt("directory %u: this is no name for an entry", d.dir);
+	*ret = d;
+	return 0;
+}
+
+int fc_read_inode(const struct uext4_fs *fs, const struct fc_tag *tag, uint32_t *ret_ino,
+		  struct ext4_inode *raw)
+{
+	size_t count = tag->bytes - sizeof(struct ext4_fc_inode);
+	struct ext4_fc_inode head;
+
+	memcpy(&head, tag->value, sizeof(head));
+	if (count > fs->geom.inode_size)
+		return corrupt("inode %u: has %zu bytes, %u at most", le32_get(head.fc_ino), count,
+			       fs->geom.inode_size);
+	memset(raw, 0, fs->geom.inode_size);
+	memcpy(raw, tag->value + sizeof(head), count);
+	*ret_ino = le32_get(head.fc_ino);
+	return 0;
+}
 
 /* ---- the view -------------------------------------------------------------------------------- */
 
@@ -157,15 +260,6 @@ static int change_of(struct replay *r, uint32_t ino, struct change **ret_change)
 
 /* ---- inodes in the overlay ------------------------------------------------------------------- */
 
-static int check_ino(const struct replay *r, uint32_t ino)
-{
-	const struct geom *g = &r->fs->geom;
-
-	if (ino > g->inodes || (ino < g->first_ino && ino != EXT4_ROOT_INO))
-		return corrupt("inode %u is no file", ino);
-	return 0;
-}
-
 /*
  * A reference, or NULL without error for an inode that is not in use: tags about such a one are
  * void.
@@ -175,7 +269,7 @@ static int get_used(struct replay *r, uint32_t ino, struct inode **ret_ip)
 	int err;
 
 	*ret_ip = NULL;
-	err = check_ino(r, ino);
+	err = fc_check_ino(r->fs, ino);
 	if (err < 0)
 		return err;
 	err = inode_get(r->fs, ino, ret_ip);
@@ -188,7 +282,7 @@ static int raw_load(struct replay *r, uint32_t ino)
 	uint32_t bs = r->fs->geom.block_size, offset;
 	int err;
 
-	err = check_ino(r, ino);
+	err = fc_check_ino(r->fs, ino);
 	if (err < 0)
 		return err;
 	err = inode_place(r->fs, ino, &r->blk, &offset);
@@ -457,41 +551,21 @@ static int replay_range(struct replay *r, uint32_t ino, const struct map_ext *ex
 
 static int replay_add_range(struct replay *r, const uint8_t *value)
 {
-	const struct geom *g = &r->fs->geom;
-	struct ext4_fc_add_range range;
-	struct ext4_extent ex;
-	struct map_ext ext = { .state = MAP_WRITTEN };
+	struct map_ext ext;
+	uint32_t ino;
+	int err;
 
-	memcpy(&range, value, sizeof(range));
-	memcpy(&ex, range.fc_ex, sizeof(ex));
-	ext.logical = le32_get(ex.ee_block);
-	ext.count = le16_get(ex.ee_len);
-	ext.physical = (blk_t)le16_get(ex.ee_start_hi) << 32 | le32_get(ex.ee_start_lo);
-	if (ext.count > EXT_INIT_MAX_LEN) {
-		ext.count -= EXT_INIT_MAX_LEN;
-		ext.state = MAP_UNWRITTEN;
-	}
-	if (ext.count == 0 || ext.count > UINT32_MAX - ext.logical ||
-	    ext.physical < g->first_data_block || ext.physical == 0 || ext.physical >= g->blocks ||
-	    ext.count > g->blocks - ext.physical)
-		return corrupt("inode %u: extent of %u blocks at %u, on disk at %llu",
-			       le32_get(range.fc_ino), ext.count, ext.logical,
-			       (unsigned long long)ext.physical);
-	return replay_range(r, le32_get(range.fc_ino), &ext);
+	err = fc_read_add_range(r->fs, value, &ino, &ext);
+	return err < 0 ? err : replay_range(r, ino, &ext);
 }
 
 static int replay_del_range(struct replay *r, const uint8_t *value)
 {
-	struct ext4_fc_del_range range;
-	struct map_ext hole = { .state = MAP_HOLE };
+	struct map_ext hole;
+	uint32_t ino;
 
-	memcpy(&range, value, sizeof(range));
-	hole.logical = le32_get(range.fc_lblk);
-	/* "To the end" may be more blocks than a file can have. */
-	hole.count = (uint32_t)min_u64(le32_get(range.fc_len), UINT32_MAX - hole.logical);
-	if (hole.count == 0)
-		return 0;
-	return replay_range(r, le32_get(range.fc_ino), &hole);
+	fc_read_del_range(value, &ino, &hole);
+	return hole.count == 0 ? 0 : replay_range(r, ino, &hole);
 }
 
 /* ---- whole inodes ---------------------------------------------------------------------------- */
@@ -567,12 +641,12 @@ static void recount_blocks(struct replay *r, struct change *c, uint64_t before)
  * symlinks and device numbers out there and so breaks what it recovers, for which reason those
  * written of late have none of them.
  */
-static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
+static int replay_inode(struct replay *r, const struct fc_tag *tag)
 {
 	const size_t block_at = offsetof(struct ext4_inode, i_block);
 	const size_t behind = offsetof(struct ext4_inode, i_generation);
-	const uint8_t *from = value + sizeof(struct ext4_fc_inode);
-	size_t count = bytes - sizeof(struct ext4_fc_inode);
+	const uint8_t *from = tag->value + sizeof(struct ext4_fc_inode);
+	size_t count = tag->bytes - sizeof(struct ext4_fc_inode);
 	struct ext4_extent_header eh;
 	struct ext4_fc_inode head;
 	struct change *c;
@@ -580,7 +654,7 @@ static int replay_inode(struct replay *r, const uint8_t *value, size_t bytes)
 	uint32_t flags;
 	int err;
 
-	memcpy(&head, value, sizeof(head));
+	memcpy(&head, tag->value, sizeof(head));
 	if (count > r->fs->geom.inode_size)
 		return corrupt("inode %u: has %zu bytes, %u at most", le32_get(head.fc_ino), count,
 			       r->fs->geom.inode_size);
@@ -651,29 +725,6 @@ static int change_links(struct replay *r, uint32_t ino, int by)
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-struct dentry {
-	uint32_t dir, ino;
-	const char *name;
-	size_t name_len;
-};
-
-static int read_dentry(const uint8_t *value, size_t bytes, struct dentry *ret)
-{
-	struct ext4_fc_dentry_info info;
-	struct dentry d;
-
-	memcpy(&info, value, sizeof(info));
-	d.dir = le32_get(info.fc_parent_ino);
-	d.ino = le32_get(info.fc_ino);
-	d.name = (const char *)value + sizeof(info);
-	d.name_len = bytes - sizeof(info);
-	if (name_is_dot(d.name, d.name_len) || name_is_dotdot(d.name, d.name_len) ||
-	    memchr(d.name, '/', d.name_len) != NULL || memchr(d.name, '\0', d.name_len) != NULL)
-		return corrupt("directory %u: this is no name for an entry", d.dir);
-	*ret = d;
-	return 0;
-}
-
 static uint32_t name_hash(uint32_t dir, const void *name, size_t name_len)
 {
 	return crc32c(crc32c(0, &dir, sizeof(dir)), name, name_len);
@@ -740,7 +791,8 @@ static bool is_new_dir(const struct fc_inode *fc)
 }
 
 /* The inode behind @d->name in directory @dir as the tags so far leave it, 0: none. */
-static int find_name(struct replay *r, struct inode *dir, const struct dentry *d, uint32_t *ret_ino)
+static int find_name(struct replay *r, struct inode *dir, const struct fc_dentry *d,
+		     uint32_t *ret_ino)
 {
 	const struct fc_dirent *said = entry_find(r, d->dir, d->name, d->name_len);
 	int err;
@@ -774,7 +826,7 @@ static uint8_t type_of(const struct replay *r, const struct inode *ip)
  * Both ends of a LINK or UNLINK and what the name leads to now.  *ret_skip: one of them is not in
  * use, the tag is void.
  */
-static int look_up(struct replay *r, const struct dentry *d, struct target *ret_what,
+static int look_up(struct replay *r, const struct fc_dentry *d, struct target *ret_what,
 		   uint32_t *ret_found, bool *ret_skip)
 {
 	struct inode *ip INODE_SCOPE = NULL, *dir INODE_SCOPE = NULL;
@@ -797,7 +849,7 @@ static int look_up(struct replay *r, const struct dentry *d, struct target *ret_
 /*
  * LINK, also as part of CREAT.  A name that is there already stays what it is, whoever it leads to.
  */
-static int replay_link(struct replay *r, const struct dentry *d)
+static int replay_link(struct replay *r, const struct fc_dentry *d)
 {
 	struct target what;
 	struct change *c;
@@ -820,7 +872,7 @@ static int replay_link(struct replay *r, const struct dentry *d)
  * UNLINK.  The inode loses a link also if its name leads to another one by now (it was renamed
  * over), but not if the name is gone.
  */
-static int replay_unlink(struct replay *r, const struct dentry *d)
+static int replay_unlink(struct replay *r, const struct fc_dentry *d)
 {
 	const struct target nothing = { 0 };
 	struct target what;
@@ -884,7 +936,7 @@ static int make_dir(struct replay *r, uint32_t ino, uint32_t parent)
  * CREAT: the inode was given by an INODE tag before.  It ends with one link, directories too, and a
  * new directory does not count as a link of its parent: this is what the kernel makes of it.
  */
-static int replay_create(struct replay *r, const struct dentry *d)
+static int replay_create(struct replay *r, const struct fc_dentry *d)
 {
 	struct inode *ip = NULL, *dir = NULL;
 	bool is_dir, has_parent;
@@ -918,44 +970,35 @@ static int replay_create(struct replay *r, const struct dentry *d)
 
 /* ---- the row of tags ------------------------------------------------------------------------- */
 
-/* @value was checked to be as long as its tag demands: JS2. */
-static int replay_tag(struct replay *r, uint32_t tag, const uint8_t *value, size_t bytes)
+static int replay_tag(struct replay *r, const struct fc_tag *tag)
 {
-	struct dentry d;
+	struct fc_dentry d;
 	int err;
 
-	switch (tag) {
-	case EXT4_FC_TAG_ADD_RANGE: return replay_add_range(r, value);
-	case EXT4_FC_TAG_DEL_RANGE: return replay_del_range(r, value);
-	case EXT4_FC_TAG_INODE: return replay_inode(r, value, bytes);
+	switch (tag->tag) {
+	case EXT4_FC_TAG_ADD_RANGE: return replay_add_range(r, tag->value);
+	case EXT4_FC_TAG_DEL_RANGE: return replay_del_range(r, tag->value);
+	case EXT4_FC_TAG_INODE: return replay_inode(r, tag);
 	default: break;
 	}
-	err = read_dentry(value, bytes, &d);
+	err = fc_read_dentry(tag, &d);
 	if (err < 0)
 		return err;
-	switch (tag) {
+	switch (tag->tag) {
 	case EXT4_FC_TAG_CREAT: return replay_create(r, &d);
 	case EXT4_FC_TAG_LINK: return replay_link(r, &d);
-	default: assert(tag == EXT4_FC_TAG_UNLINK); return replay_unlink(r, &d);
+	default: assert(tag->tag == EXT4_FC_TAG_UNLINK); return replay_unlink(r, &d);
 	}
 }
 
 static int replay_tags(struct replay *r, const uint8_t *tags, size_t bytes)
 {
+	struct fc_tag tag;
 	size_t at = 0;
 	int err = 0;
 
-	while (err == 0 && at < bytes) {
-		struct ext4_fc_tl tl;
-		const uint8_t *value;
-
-		assert(bytes - at >= sizeof(tl));
-		memcpy(&tl, tags + at, sizeof(tl));
-		value = tags + at + sizeof(tl);
-		at += sizeof(tl) + le16_get(tl.fc_len);
-		assert(at <= bytes);
-		err = replay_tag(r, le16_get(tl.fc_tag), value, le16_get(tl.fc_len));
-	}
+	while (err == 0 && fc_tag_next(tags, bytes, &at, &tag))
+		err = replay_tag(r, &tag);
 	return err;
 }
 

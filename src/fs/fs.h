@@ -87,7 +87,10 @@ struct uext4_fs {
 	bool writable; /* c: opened for writing; fs_check_writable() knows of errors since */
 	enum fs_data_mode data_mode; /* c */
 	bool delalloc;		     /* c */
-	bool in_scope; /* changes are made together; set where nobody else is inside: scope.c */
+	uint8_t *fast_tags; /* c: fast commits that are to be applied, while it is opened */
+	size_t fast_bytes;
+	uint32_t fast_tid; /* the transaction they stand for */
+	bool in_scope;	   /* changes are made together; set where nobody else is inside: scope.c */
 	uint64_t dirty_max_bytes; /* c: of the flusher */
 	bool no_barrier;	  /* c: no flushes of the device */
 	struct data_flush data_flush;
@@ -518,6 +521,12 @@ struct fc_inode {
  * Called once at open, behind journal_recover(), before anybody else uses @fs.
  */
 int fastcommit_replay(struct uext4_fs *fs, const uint8_t *tags, size_t bytes) MUST_CHECK;
+/*
+ * When it is opened for writing: does what the tags say, in handles of their own.  Called with the
+ * log held; after an error the caller discards what was changed.  -E2BIG: one transaction cannot
+ * hold it.
+ */
+int fastcommit_apply(struct uext4_fs *fs, const uint8_t *tags, size_t bytes) MUST_CHECK;
 const struct fc_inode *fastcommit_inode(const struct fc_view *view, uint32_t ino);
 void fastcommit_destroy(struct fc_view *view); /* NULL is fine */
 

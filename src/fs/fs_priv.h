@@ -68,6 +68,11 @@ int super_recover_fast_commits(struct uext4_fs *fs, struct journal *journal, uin
 /* All that a writable file system has; after a failure super_stop_writing() is called too. */
 int super_start_writing(struct uext4_fs *fs, const struct fs_options *options) MUST_CHECK;
 int super_stop_writing(struct uext4_fs *fs);
+/*
+ * With the log held: nothing of @fs is in memory any more but what does not depend on the image,
+ * and nothing that was changed is left.
+ */
+void scope_forget(struct uext4_fs *fs);
 /* What is derived from the image and kept in memory; also again, after a scope was cancelled. */
 int super_start_parts(struct uext4_fs *fs) MUST_CHECK;
 /* U1.  Only where the log is empty and nobody changes anything. */

@@ -420,3 +420,89 @@ int ialloc_free(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir
 		return fs_error(fs, err, ino, 0);
 	return err;
 }
+
+/* ---- a certain one --------------------------------------------------------------------------- */
+
+static int read_group_of(struct balloc *b, uint32_t ino, struct group_bufs *gb)
+{
+	uint32_t group = group_of_inode(b->geom, ino);
+
+	if (atomic_load(&b->groups[group].flags) & GROUP_INODES_BAD)
+		return fail(-EFSCORRUPTED, "the inode bitmap of group %u is damaged", group);
+	return group_bufs_read(b, group, true, gb);
+}
+
+/* Group lock. */
+static bool is_used(const struct balloc *b, const struct group_bufs *gb, uint32_t index)
+{
+	if (index < first_index(b, gb->group))
+		return true;
+	return !(atomic_load(&b->groups[gb->group].flags) & EXT4_BG_INODE_UNINIT) &&
+	       bitmap_count(gb->bitmap_buf->data, index, 1) != 0;
+}
+
+int ialloc_is_used(struct uext4_fs *fs, uint32_t ino, bool *ret_used)
+{
+	struct balloc *b = fs->balloc;
+	struct group_bufs gb GROUP_BUFS_SCOPE = { 0 };
+	int err;
+
+	assert(ino > 0 && ino <= b->geom->inodes);
+	lockrank_may_acquire(RANK_group);
+	err = read_group_of(b, ino, &gb);
+	if (err < 0)
+		return err;
+	group_lock(b, gb.group);
+	*ret_used = is_used(b, &gb, (ino - 1) % b->geom->inodes_per_group);
+	group_unlock(b, gb.group);
+	return 0;
+}
+
+/* Group lock.  N2, of the blocks before that of @index: what is behind them comes into use. */
+static int zero_table_before(struct handle *h, struct balloc *b, const struct group_bufs *gb,
+			     uint32_t index)
+{
+	const uint32_t step = b->geom->inodes_per_block;
+	int err = 0;
+
+	for (uint32_t at = 0; at / step < index / step && err == 0; at += step) {
+		if (!is_fresh_table_block(b, gb, at))
+			continue;
+		if (handle_credits(h) < IALLOC_CREDITS + 1 && !handle_extend(h, 1))
+			return fail(-E2BIG,
+				    "a transaction has no room for a part of an inode table");
+		err = zero_table_block(h, b, gb, at);
+	}
+	return err;
+}
+
+int ialloc_take(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir)
+{
+	struct balloc *b = fs->balloc;
+	struct group_bufs gb GROUP_BUFS_SCOPE = { 0 };
+	struct group_bufs blocks GROUP_BUFS_SCOPE = { 0 };
+	uint32_t index = (ino - 1) % b->geom->inodes_per_group;
+	int err;
+
+	assert(ino >= b->geom->first_ino && ino <= b->geom->inodes);
+	lockrank_may_acquire(RANK_group);
+	err = read_group_of(b, ino, &gb);
+	if (err == 0 && block_bitmap_is_uninit(b, gb.group))
+		err = group_bufs_read(b, gb.group, false, &blocks);
+	if (err < 0)
+		return err;
+	group_lock(b, gb.group);
+	if (is_used(b, &gb, index))
+		err = corrupt("inode %u is taken, but in use", ino);
+	if (err == 0)
+		err = zero_table_before(h, b, &gb, index);
+	if (err == 0)
+		err = alloc_locked(h, b, &gb, &blocks, index, is_dir);
+	group_unlock(b, gb.group);
+	if (err < 0)
+		return err;
+	atomic_fetch_sub(&b->inodes_free, 1);
+	if (is_dir)
+		atomic_fetch_add(&b->dirs, 1);
+	return 0;
+}

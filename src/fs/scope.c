@@ -60,8 +60,7 @@ int fs_scope_commit(struct uext4_fs *fs)
 	return err;
 }
 
-/* Nothing of @fs is in memory any more but what does not depend on the image. */
-static void forget(struct uext4_fs *fs)
+void scope_forget(struct uext4_fs *fs)
 {
 	cache_stop_flusher(fs->cache);
 	if (inode_reap(fs) < 0)
@@ -87,7 +86,7 @@ int fs_scope_cancel(struct uext4_fs *fs)
 		return err;
 	if (icache_in_use(fs->icache))
 		return fail(-EBUSY, "files are open");
-	forget(fs);
+	scope_forget(fs);
 	fs->in_scope = false;
 	txn_log_release(fs->log);
 	err = super_start_parts(fs);

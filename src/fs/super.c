@@ -283,12 +283,12 @@ int super_recover_fast_commits(struct uext4_fs *fs, struct journal *journal, uin
 	fs->info.replayed_fast_commits = commits;
 	if (bytes == 0)
 		return 0;
-	if (options->write) {
-		mem_free(tags);
+	if (options->write) { /* when everything is there to do it with */
+		fs->fast_tags = tags;
+		fs->fast_bytes = bytes;
+		fs->fast_tid = next_tid;
 		tags = NULL;
-		return fail(
-			-EOPNOTSUPP,
-			"fast commits are pending, which this version replays only for reading");
+		return 0;
 	}
 	err = fastcommit_replay(fs, tags, bytes);
 	if (err < 0)
@@ -388,6 +388,7 @@ int fs_close(struct uext4_fs *fs)
 	mutex_finish(&fs->data_flush.lock);
 	cond_finish(&fs->data_flush.done);
 	freeze_destroy(fs->freeze);
+	mem_free(fs->fast_tags);
 	dev_close(fs->dev);
 	dev_close(fs->journal_dev);
 	mem_free(fs);

@@ -271,7 +271,7 @@ static int check_features(const struct uext4_fs *fs)
 	return 0;
 }
 
-/* Replays what is pending into the device, and leaves the log empty (J8). */
+/* Replays what is pending into the device, and leaves the log empty but for fast commits (J8). */
 static int recover_journal(struct uext4_fs *fs, const struct fs_options *options, struct journal *j)
 {
 	struct journal_recovery result;
@@ -288,7 +288,7 @@ static int recover_journal(struct uext4_fs *fs, const struct fs_options *options
 		err = super_recover_fast_commits(fs, j, result.next_tid, options);
 	if (err == 0)
 		err = dev_flush(fs->dev);
-	if (err == 0)
+	if (err == 0 && !fs->fast_tags)
 		err = journal_mark_empty(j, result.next_tid);
 	if (err < 0)
 		return err;
@@ -301,7 +301,7 @@ static int recover_journal(struct uext4_fs *fs, const struct fs_options *options
 
 static int start_log(struct uext4_fs *fs, const struct fs_options *options)
 {
-	const struct txn_log_options log_options = {
+	struct txn_log_options log_options = {
 		.ops = &log_ops,
 		.arg = fs,
 		.cache = fs->cache,
@@ -319,6 +319,7 @@ static int start_log(struct uext4_fs *fs, const struct fs_options *options)
 	err = super_journal_open(fs, options->journal_dev, &j);
 	if (err == 0) {
 		err = recover_journal(fs, options, j);
+		log_options.fast_tid = fs->fast_tid;
 		if (err == 0)
 			err = txn_log_create(j, &log_options, &fs->log);
 		if (err < 0)
@@ -374,6 +375,30 @@ static void take_options(struct uext4_fs *fs, const struct fs_options *options)
 				     : FS_ERRORS_CONTINUE;
 }
 
+/*
+ * What fast commits said becomes the transaction they stand for.  After an error nothing has
+ * changed, and they are still there: the log stays held, so that nothing else is written either.
+ */
+static int apply_fast_commits(struct uext4_fs *fs)
+{
+	tid_t tid = txn_log_running(fs->log);
+	int err;
+
+	assert(tid == fs->fast_tid);
+	err = txn_log_hold(fs->log);
+	if (err < 0)
+		return err;
+	err = fastcommit_apply(fs, fs->fast_tags, fs->fast_bytes);
+	if (err < 0) {
+		scope_forget(fs);
+		return fail_in(-ENOTRECOVERABLE, "fast commits are pending and cannot be replayed");
+	}
+	txn_log_release(fs->log);
+	mem_free(fs->fast_tags);
+	fs->fast_tags = NULL;
+	return txn_log_commit(fs->log, tid);
+}
+
 int super_start_parts(struct uext4_fs *fs)
 {
 	uint32_t orphans;
@@ -388,6 +413,8 @@ int super_start_parts(struct uext4_fs *fs)
 		err = orphan_open(fs);
 	if (err == 0)
 		err = quota_open(fs);
+	if (err == 0 && fs->fast_tags)
+		err = apply_fast_commits(fs);
 	if (err == 0)
 		err = orphan_process(fs, &orphans);
 	if (err == 0)

@@ -341,6 +341,7 @@ static void log_init(struct txn_log *log, struct journal *j, const struct txn_lo
 	log->block_size = cache_block_size(options->cache);
 	log->interval_ns = (ms != 0 ? ms : COMMIT_INTERVAL_MS) * NS_PER_MS;
 	log->barrier = !options->no_barrier;
+	log->log_used = j != NULL && j->start != 0;
 	log->running = &log->txns[0];
 	log->running->tid = tid;
 	atomic_init(&log->gate, 0);
@@ -406,12 +407,34 @@ static int log_create(struct journal *j, const struct txn_log_options *options,
 	return 0;
 }
 
+/*
+ * What the log holds is home; it begins anew, with a transaction that is not there yet, so that
+ * whoever looks finds none, and the fast commits in its place.
+ */
+static int journal_begin_anew(struct journal *j, const struct txn_log_options *options)
+{
+	int err;
+
+	j->start = 0;
+	journal_set_features(j, options->wide, options->csum);
+	err = journal_write_super(j, j->first, options->fast_tid);
+	return err < 0 ? err : dev_flush(j->dev);
+}
+
 int txn_log_create(struct journal *j, const struct txn_log_options *options,
 		   struct txn_log **ret_log)
 {
-	assert(j->start == 0);
+	int err;
+
+	assert(j->start == 0 || options->fast_tid != 0);
 	assert(j->block_size == cache_block_size(options->cache));
-	journal_set_features(j, options->wide, options->csum);
+	if (options->fast_tid != 0) {
+		err = journal_begin_anew(j, options);
+		if (err < 0)
+			return err;
+	} else {
+		journal_set_features(j, options->wide, options->csum);
+	}
 	return log_create(j, options, ret_log);
 }
 

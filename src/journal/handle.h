@@ -58,12 +58,17 @@ struct txn_log_options {
 	/* What the journal is to have, as it is empty, if it has not: */
 	bool wide; /* block numbers of 64 bits: file systems with 64bit */
 	bool csum; /* checksums of version 3: those with metadata_csum */
+	/*
+	 * Fast commits that stand for this transaction are still to be applied: they stay valid
+	 * until it, the first one, is committed.  0: there are none.
+	 */
+	uint32_t fast_tid;
 };
 
 /*
  * Starts writing on an open, recovered (empty) journal, which it takes over unless it fails.  Its
- * superblock is written as "in use" with the first commit.  Starts the commit thread.  -EOPNOTSUPP:
- * the journal is too small.  @cache must have its geometry.
+ * superblock is written as "in use" with the first commit, or if there is a fast_tid now.  Starts
+ * the commit thread.  -EOPNOTSUPP: the journal is too small.  @cache must have its geometry.
  */
 int txn_log_create(struct journal *j, const struct txn_log_options *options,
 		   struct txn_log **ret_log) MUST_CHECK;

@@ -42,8 +42,6 @@ int op_start(struct op *op, struct inode *dir, uint32_t credits, struct handle *
 
 /* ---- names and permissions; the directories are locked --------------------------------------- */
 
-#define EXT4_LINK_MAX 65000u
-
 /* -EINVAL, -ENAMETOOLONG. */
 int namei_check_name(const char *name, size_t len) MUST_CHECK;
 /* A reference; -ENOTDIR. */
