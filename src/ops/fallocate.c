@@ -325,8 +325,6 @@ static int allocate(const struct range *r)
 	uint64_t unit = (uint64_t)ip->fs->geom.block_size << ip->fs->geom.cluster_ratio_bits;
 	int err = 0;
 
-	if (!has_unwritten(ip))
-		return fail(-EOPNOTSUPP, "inode %u: a block map has no unwritten blocks", ip->ino);
 	if (ip->state != INODE_BLOCKS)
 		err = inline_convert(ip, true);
 	if (err == 0)
@@ -350,6 +348,8 @@ static int fallocate_locked(struct range *r)
 		return fail(-EPERM, "inode %u is immutable", ip->ino);
 	if (inode_has_flag(ip, EXT4_APPEND_FL) && (r->flags & ~(uint32_t)UEXT4_FALLOC_KEEP_SIZE))
 		return fail(-EPERM, "inode %u is append-only", ip->ino);
+	if (!(r->flags & UEXT4_FALLOC_PUNCH_HOLE) && !has_unwritten(ip))
+		return fail(-EOPNOTSUPP, "inode %u: a block map has no unwritten blocks", ip->ino);
 	err = file_check_size(ip, r->end);
 	if (err == 0)
 		err = quota_load(ip);
