@@ -144,7 +144,7 @@ static bool do_fallocate(struct doing *d)
 		return false;
 	if (!done(d, uext4_fallocate(d->file, flags, offset, len), "fallocate"))
 		return false;
-	(void)model_fallocate(d->k->model, MODEL_DO, d->node, flags, offset, len);
+	(void)model_fallocate(d->k->model, MODEL_DO, d->node, UEXT4_FILE_WRITE, flags, offset, len);
 	return true;
 }
 

@@ -375,16 +375,20 @@ static struct model_node *node_new(struct model *m, struct model_node *dir,
 int model_make(struct model *m, enum model_step step, struct model_node *dir, const char *name,
 	       size_t len, const struct model_new *new, struct model_node **ret_node)
 {
+	bool too_long = new->target_len >= m->rules.block_size;
 	struct model_node *n;
 	int err = check_dir(dir, len);
 
 	if (err < 0)
 		return err;
+	/* The library looks at what it was given first, the kernel at the names. */
+	if (too_long && !m->rules.kernel)
+		return -ENAMETOOLONG;
 	if (model_find(dir, name, len))
 		return -EEXIST;
 	if (dir->flags & MODEL_FL_IMMUTABLE)
 		return -EPERM;
-	if (new->target &&new->target_len >= m->rules.block_size)
+	if (too_long)
 		return -ENAMETOOLONG;
 	if (S_ISDIR(new->attrs.mode) && dir_is_full(m, dir))
 		return -EMLINK;

@@ -207,8 +207,8 @@ void model_close(struct model *m, struct model_node *n);
 int model_write(struct model *m, enum model_step step, struct model_node *n, uint32_t file_flags,
 		uint64_t offset, const uint8_t *data, size_t len, uint64_t *ret_offset,
 		size_t *ret_len);
-int model_fallocate(struct model *m, enum model_step step, struct model_node *n, uint32_t flags,
-		    uint64_t offset, uint64_t len);
+int model_fallocate(struct model *m, enum model_step step, struct model_node *n,
+		    uint32_t file_flags, uint32_t flags, uint64_t offset, uint64_t len);
 /* What is there of [@offset, @offset + @len): how many bytes. */
 size_t model_read(const struct model_node *n, uint64_t offset, uint8_t *buf, size_t len);
 /* The first page at or behind byte @offset that was ever written; NULL: there is none. */

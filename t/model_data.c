@@ -192,8 +192,8 @@ int model_write(struct model *m, enum model_step step, struct model_node *n, uin
 	return 0;
 }
 
-int model_fallocate(struct model *m, enum model_step step, struct model_node *n, uint32_t flags,
-		    uint64_t offset, uint64_t len)
+int model_fallocate(struct model *m, enum model_step step, struct model_node *n,
+		    uint32_t file_flags, uint32_t flags, uint64_t offset, uint64_t len)
 {
 	bool keep = flags & UEXT4_FALLOC_KEEP_SIZE, punch = flags & UEXT4_FALLOC_PUNCH_HOLE;
 
@@ -214,8 +214,9 @@ int model_fallocate(struct model *m, enum model_step step, struct model_node *n,
 		zero_bytes(n, offset, offset + len < n->size ? offset + len : n->size);
 	if (!keep && offset + len > n->size)
 		n->size = offset + len;
-	if (m->rules.kernel)
-		model_drop_capability(n);
+	model_drop_capability(n);
+	if (file_flags & UEXT4_FILE_KILL_PRIV)
+		model_drop_setuid(n);
 	model_touch_perhaps(m, n, T(MTIME) | T(CTIME));
 	return 0;
 }

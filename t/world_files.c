@@ -157,7 +157,9 @@ static void do_write(struct actor *a, struct handle *h, uint64_t offset, size_t 
 	got = begin_call(a)->ops->write(a->w->b, h->file, a->buf, len, offset, &written);
 	if (!judge_space(a, want, got, len, false))
 		return;
-	if (written > can || (written < can && !space_is_short(a, len)))
+	if (written < can && a->in_txn)
+		a->txn_too_big = true; /* nothing more fits into the scope */
+	else if (written > can || (written < can && !space_is_short(a, len)))
 		bad(a, "%zu bytes were written, should be %zu", written, can);
 	(void)model_write(follow_call(a), MODEL_DO, h->node, h->flags, offset, a->buf, written, &at,
 			  &can);
@@ -263,11 +265,12 @@ static void do_fallocate(struct actor *a, uint32_t flags)
 	       "fallocate %" PRIu64 " bytes at %" PRIu64 " of %u (inode %u, %" PRIu64
 	       " bytes), flags %u",
 	       len, offset, h.node->id, h.node->ino, h.node->size, flags);
-	want = model_fallocate(lock_model(a), MODEL_ASK, h.node, flags, offset, len);
+	want = model_fallocate(lock_model(a), MODEL_ASK, h.node, h.flags, flags, offset, len);
 	unlock_model(a);
 	got = begin_call(a)->ops->fallocate(a->w->b, h.file, flags, offset, len);
 	if (judge_space(a, want, got, len + 1, false)) {
-		(void)model_fallocate(follow_call(a), MODEL_DO, h.node, flags, offset, len);
+		(void)model_fallocate(follow_call(a), MODEL_DO, h.node, h.flags, flags, offset,
+				      len);
 		unlock_model(a);
 		check_some_contents(a, &h);
 	} else if (got == -ENOSPC && want == 0 && !(flags & UEXT4_FALLOC_PUNCH_HOLE)) {
