@@ -705,10 +705,10 @@ static int data_block_get(struct handle *h, struct uext4_fs *fs, blk_t blk, stru
 		err = buf_create(fs->cache, blk, &data_ops, 0, &buf);
 		if (err < 0)
 			return err;
-		err = dev_read(fs->dev, blk << fs->geom.block_bits, buf->data, buf->bytes);
-		if (err == 0)
-			err = handle_get_create(h, buf);
 		*ret_buf = buf;
+		err = handle_get_create(h, buf); /* zeroes it */
+		if (err == 0)
+			err = dev_read(fs->dev, blk << fs->geom.block_bits, buf->data, buf->bytes);
 		return err;
 	}
 	*ret_buf = buf;
