@@ -283,7 +283,8 @@ static bool is_acl(const char *name)
 static int set_acl(struct model *m, enum model_step step, struct model_node *n, const char *name,
 		   const void *value, size_t size)
 {
-	bool access = strcmp(name, ACCESS) == 0;
+	bool access = strcmp(name, ACCESS) == 0, had, keep;
+	uint32_t old_mode;
 	struct acl *acl;
 	int err;
 
@@ -304,15 +305,21 @@ static int set_acl(struct model *m, enum model_step step, struct model_node *n, 
 	}
 	if (step == MODEL_ASK)
 		return 0;
+	old_mode = n->mode;
+	had = model_xattr_find(n, name) != NULL;
 	acl = model_need(malloc(size));
 	memcpy(acl, value, size);
 	xattr_remove(n, name);
 	if (access)
 		n->mode = (n->mode & ~0777u) | acl_mode(acl, size);
-	if (!access || !acl_is_mode(acl, size))
+	keep = !access || !acl_is_mode(acl, size);
+	if (keep)
 		xattr_put(n, name, acl, size);
 	free(acl);
-	model_touch(m, n, T(CTIME));
+	if (!had && !keep && n->mode == old_mode)
+		model_touch_perhaps(m, n, T(CTIME)); /* it said what the mode says already */
+	else
+		model_touch(m, n, T(CTIME));
 	return 0;
 }
 
