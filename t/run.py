@@ -54,6 +54,9 @@ def suites(build):
     tidy = [("tidy", script("tools/tidy.py", "--build", at("check", "")))]
     common = ["--uext4", uext4]
     manifest = ["--manifest", at("check", "uext4-manifest")]
+    world = ["--world", at("check", "uext4-world")]
+    crash = ["--crash", at("check", "uext4-crash")]
+    fulldisk = ["--fulldisk", at("check", "uext4-fulldisk"), "--fault", at("check", "uext4-fault")]
     quick = tidy + units("check") + [("cli", script("t/func/cli.py", *common)),
                                      ("write", script("t/func/write.py", *common))]
     asan = units("asan") + [("bad images", script("t/bad.py", "--walk", at("asan", "uext4-walk")))]
@@ -65,13 +68,22 @@ def suites(build):
         ("txn", script("t/txn.py", *common)),
         ("check", script("t/check.py", *common)),
         ("programs", script("t/programs.py", *common)),
+        ("world", script("t/world.py", *common, *world)),
+        ("crash", script("t/crash.py", *common, *crash)),
+        ("fulldisk", script("t/fulldisk.py", *common, *fulldisk)),
+        ("roundtrip", script("t/roundtrip.py", *common, *world)),
     ]
     full = [
         ("fuse", script("t/func/fuse.py", *common)),
         ("matrix", script("t/matrix.py", *common, *manifest, "--full")),
         ("dirty", script("t/dirty.py", *common, *manifest, "--full")),
         ("txn", script("t/txn.py", *common, "--full")),
+        ("check", script("t/check.py", *common)),
         ("programs", script("t/programs.py", *common, "--full")),
+        ("world", script("t/world.py", *common, *world, "--full")),
+        ("crash", script("t/crash.py", *common, *crash, "--full")),
+        ("fulldisk", script("t/fulldisk.py", *common, *fulldisk, "--full")),
+        ("roundtrip", script("t/roundtrip.py", *common, *world, "--full")),
         ("bad images, all", script("t/bad.py", "--walk", at("asan", "uext4-walk"), "--flips", "2000")),
     ]
     return {

@@ -2,6 +2,9 @@
 /*
  * Targets of symlinks: in i_block (fast), in i_block and system.data (inline), or in one block.
  *
+ * We make none inline: neither does the kernel, and e2fsck 1.47 passes such an inode over, with it the
+ * block of its attributes, which it would free, and its quota.  mke2fs -d makes them, so they are read.
+ *
  * A target is as long as the size says, without NUL; a size that no place has room for, or a NUL
  * inside, is damage.
  */
@@ -100,21 +103,6 @@ static int init_fast(struct handle *h, struct inode *ip, const void *target, siz
 	return inode_store(h, ip);
 }
 
-/* -ENOSPC: it does not fit inside. */
-static int init_inline(struct handle *h, struct inode *ip, const void *target, size_t len)
-{
-	int err;
-
-	rwlock_write(&ip->xattr_lock);
-	err = inline_make_room(h, ip, (uint32_t)len);
-	if (err == 0)
-		err = inline_store(h, ip, target, (uint32_t)len);
-	if (err == 0)
-		ip->size = len;
-	rwlock_write_unlock(&ip->xattr_lock);
-	return err;
-}
-
 static int init_block(struct handle *h, struct inode *ip, const void *target, size_t len)
 {
 	struct buf *block BUF_SCOPE = NULL;
@@ -135,14 +123,9 @@ static int init_block(struct handle *h, struct inode *ip, const void *target, si
 
 int symlink_init(struct handle *h, struct inode *ip, const void *target, size_t len)
 {
-	int err = -ENOSPC;
-
 	assert(inode_is_lnk(ip) && ip->state == INODE_EMPTY);
 	assert(len > 0 && len < ip->fs->geom.block_size);
 	if (len < sizeof(ip->raw->i_block))
 		return init_fast(h, ip, target, len);
-	/* The kernel makes none inline, and tools leave such out when they count quota. */
-	if (inline_is_possible(ip->fs) && !ip->fs->quota)
-		err = init_inline(h, ip, target, len);
-	return err == -ENOSPC ? init_block(h, ip, target, len) : err;
+	return init_block(h, ip, target, len);
 }
