@@ -2,8 +2,9 @@
 /*
  * Targets of symlinks: in i_block (fast), in i_block and system.data (inline), or in one block.
  *
- * We make none inline: neither does the kernel, and e2fsck 1.47 passes such an inode over, with it the
- * block of its attributes, which it would free, and its quota.  mke2fs -d makes them, so they are read.
+ * We make none inline: neither does the kernel, and e2fsck 1.47 passes such an inode over, with it
+ * the block of its attributes, which it would free, and its quota.  mke2fs -d makes them, so they
+ * are read.
  *
  * A target is as long as the size says, without NUL; a size that no place has room for, or a NUL
  * inside, is damage.
