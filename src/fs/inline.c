@@ -11,7 +11,9 @@
  * that does not fit) is refused, never guessed at.  One exception: mke2fs -d leaves regular files
  * whose size lies beyond what fits; there the rest is zeros, for us as for the kernel.
  */
+#include "fs/balloc.h"
 #include "fs/map.h"
+#include "fs/quota.h"
 #include "fs/xattr_priv.h"
 
 #include "base/diag.h"
@@ -277,5 +279,103 @@ int inline_remove(struct handle *h, struct inode *ip)
 			txn_log_abort(ip->fs->log, err);
 	}
 	mem_free(edited.base);
+	return err;
+}
+
+/* ---- a target that leaves its symlink -------------------------------------------------------- */
+
+static int target_verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
+{
+	return 0;
+}
+
+static const struct buf_ops target_ops = { "symlink block", target_verify };
+
+/* Back to what the inode held in @before, since its map stayed empty. */
+static void take_back(struct handle *h, struct inode *ip, const struct ext4_inode *before)
+{
+	const uint32_t body = EXT4_GOOD_OLD_INODE_SIZE + le16_get(before->i_extra_isize);
+	int err;
+
+	mutex_lock(&ip->raw_lock);
+	memcpy(ip->raw->i_block, before->i_block, sizeof(before->i_block));
+	memcpy((uint8_t *)ip->raw + body, (const uint8_t *)before + body,
+	       ip->fs->geom.inode_size - body);
+	mutex_unlock(&ip->raw_lock);
+	inode_set_flags(ip, EXT4_INLINE_DATA_FL, EXT4_EXTENTS_FL);
+	ip->state = INODE_INLINE;
+	err = inode_store(h, ip);
+	if (err < 0)
+		txn_log_abort(ip->fs->log, err);
+}
+
+/* @target to block @run: first all that can fail, the block's bytes last. */
+static int switch_to_block(struct handle *h, struct inode *ip, const struct blk_run *run,
+			   const void *target, struct ext4_inode *before) REQUIRES(&ip->xattr_lock)
+{
+	struct buf *buf BUF_SCOPE = NULL;
+	int err;
+
+	err = buf_create(ip->fs->cache, run->start, &target_ops, inode_buf_owner(ip), &buf);
+	if (err == 0)
+		err = handle_get_create(h, buf);
+	if (err < 0)
+		return err;
+	memcpy(before, ip->raw, ip->fs->geom.inode_size);
+	err = inline_remove(h, ip);
+	if (err == 0) {
+		err = map_insert(h, ip, 0, 1, run, false);
+		if (err < 0)
+			take_back(h, ip, before);
+	}
+	if (err == 0) {
+		memcpy(buf->data, target, (size_t)ip->size);
+		handle_dirty(h, buf);
+	} else if (handle_forget(h, run->start) < 0) {
+		txn_log_abort(ip->fs->log, err);
+	}
+	return err;
+}
+
+static int switch_in_handle(struct inode *ip, const struct blk_run *run, const void *target)
+{
+	struct uext4_fs *fs = ip->fs;
+	struct ext4_inode *before FREE_SCOPE = mem_alloc(fs->geom.inode_size);
+	struct handle *h;
+	int err;
+
+	if (!before)
+		return -ENOMEM;
+	err = handle_start(fs->log, map_credits(ip) + 1 + INODE_STORE_CREDITS + quota_credits(fs),
+			   &h);
+	if (err < 0)
+		return err;
+	rwlock_write(&ip->xattr_lock);
+	err = switch_to_block(h, ip, run, target, before);
+	rwlock_write_unlock(&ip->xattr_lock);
+	return first_error(err, handle_stop(h));
+}
+
+int inline_symlink_to_block(struct inode *ip)
+{
+	const struct balloc_request rq = { .ip = ip, .count = 1 };
+	void *target FREE_SCOPE = mem_alloc((size_t)ip->size);
+	struct blk_run run;
+	int err;
+
+	assert(inode_is_lnk(ip) && ip->state == INODE_INLINE);
+	if (!target)
+		return -ENOMEM;
+	err = inline_read(ip, 0, target, (size_t)ip->size);
+	if (err < 0)
+		return err;
+	do
+		err = balloc_alloc(ip->fs, &rq, &run);
+	while (err == -ENOSPC && ea_commit_for_space(ip->fs));
+	if (err < 0)
+		return err;
+	err = switch_in_handle(ip, &run, target);
+	if (err < 0 && ip->state == INODE_INLINE)
+		balloc_cancel(ip->fs, &run, false);
 	return err;
 }

@@ -143,6 +143,12 @@ int xattr_block_read(struct inode *ip, struct buf **ret_buf) MUST_CHECK;
 /* Puts @area, which was worked out, in place of the body's.  Requires xattr_lock exclusive. */
 void xattr_body_install(struct inode *ip, const struct xattr_area *area);
 
+/*
+ * The target of an INLINE symlink moves into a block.  Starts a handle of its own; requires the
+ * inode's lock exclusive.
+ */
+int inline_symlink_to_block(struct inode *ip) MUST_CHECK;
+
 /* system.posix_acl_*: @value in the form of setxattr(2), NULL removes it. */
 int acl_set(struct inode *ip, uint8_t index, const void *value, size_t size) MUST_CHECK;
 

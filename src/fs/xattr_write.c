@@ -97,16 +97,25 @@ static void put_deltas(struct xattr_batch *b)
 	b->deltas_count = 0;
 }
 
+/* What preparing brought. */
+static void put_values(struct xattr_batch *b)
+{
+	for (uint32_t i = 0; i < b->count; i++) {
+		inode_put(b->changes[i].ea);
+		inode_put(b->changes[i].old_ea);
+		b->changes[i].ea = b->changes[i].old_ea = NULL;
+		b->changes[i].wants_ea = b->changes[i].is_done = false;
+	}
+	mem_free(b->deltas);
+	b->deltas = NULL;
+}
+
 void xattr_batch_destroy(struct xattr_batch *b)
 {
 	if (!b)
 		return;
 	put_deltas(b);
-	for (uint32_t i = 0; i < b->count; i++) {
-		inode_put(b->changes[i].ea);
-		inode_put(b->changes[i].old_ea);
-	}
-	mem_free(b->deltas);
+	put_values(b);
 	mem_free(b->memory);
 	mem_free(b);
 }
@@ -163,10 +172,22 @@ static void work_init(const struct xattr_batch *b, const struct buf *block, stru
 		memset(b->blocks[0], 0, g->block_size);
 }
 
+/*
+ * e2fsck passes over all blocks of a symlink whose target is inside, also that of its attributes,
+ * and would free it: such a symlink gets none.
+ */
+static bool may_have_block(const struct inode *ip)
+{
+	return !(inode_is_lnk(ip) && ip->state == INODE_INLINE);
+}
+
 static int edit_block(struct work *w, const struct xattr_edit *edit)
 {
 	struct xattr_area to = w->block;
 	int err;
+
+	if (!edit->remove && !may_have_block(w->ip))
+		return -ENOSPC;
 
 	to.base = w->block_spare[0];
 	err = xattr_area_edit(&w->block, edit, &to);
@@ -430,12 +451,31 @@ static int prepare(struct xattr_batch *b, bool may_start_handles)
 	return err;
 }
 
+/* Is it worth making room for a block of attributes? */
+static bool could_fit_block(const struct xattr_batch *b)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < b->count; i++)
+		bytes += b->changes[i].size;
+	return bytes < LARGE_VALUE_BYTES(b->ip->fs->geom.block_size);
+}
+
 int xattr_batch_prepare(struct xattr_batch *b)
 {
 	int err;
 
 	err = quota_load(b->ip);
-	return err < 0 ? err : prepare(b, true);
+	if (err < 0)
+		return err;
+	err = prepare(b, true);
+	if (err == -ENOSPC && !may_have_block(b->ip) && could_fit_block(b)) {
+		put_values(b);
+		err = inline_symlink_to_block(b->ip);
+		if (err == 0)
+			err = prepare(b, true);
+	}
+	return err;
 }
 
 uint32_t xattr_batch_credits(const struct xattr_batch *b)

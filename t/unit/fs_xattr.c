@@ -26,6 +26,7 @@
 #include "base/mem.h"
 #include "fs/balloc.h"
 #include "fs/xattr_priv.h"
+#include "ops/ops.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -265,6 +266,9 @@ static void shared_bytes_stay_inside(void **state)
 #define DIRS 3u
 #define LINKS 3u
 #define NODES (FILES + DIRS + LINKS)
+#define LONG_TARGET                                                                     \
+	"a/target/of/one/hundred/bytes/that/is/too/long/for/the/sixty/bytes/of/i_block" \
+	"/and/not/for/an/inode"
 
 static const struct recipe {
 	const char *name;
@@ -333,6 +337,10 @@ static void make_image(struct rig *rig, const struct recipe *recipe)
 							: "ln -s target %s/tree/%s",
 				     scratch, name),
 				 0);
+		/* One that is too long for i_block; where data may be inside, it is. */
+		if (i == NODES - 1)
+			assert_int_equal(run("ln -sf %s %s/tree/%s", LONG_TARGET, scratch, name),
+					 0);
 		/* Owners, for what they are charged. */
 		run("chown -h %u:%u %s/tree/%s 2>/dev/null", 1000 + i % 3, 2000 + i % 2, scratch,
 		    name);
@@ -518,6 +526,11 @@ static void compare_node(const struct rig *rig, struct inode *ip, const struct n
 	}
 	assert_int_equal(xattr_list(ip, list, sizeof(list), &size), 0);
 	assert_int_equal(size, expected);
+	if (ip == rig->nodes[NODES - 1]) {
+		assert_int_equal(symlink_read(ip, list, sizeof(list), &size), 0);
+		assert_int_equal(size, strlen(LONG_TARGET));
+		assert_memory_equal(list, LONG_TARGET, size);
+	}
 	if (inode_is_reg(ip) && ip->state == INODE_INLINE) {
 		struct value data = { m->data_pool, m->data_size };
 
@@ -716,6 +729,10 @@ static void kernel_reads_the_same(const struct rig *rig, const struct node_model
 			expected += (ssize_t)strlen(names[i]) + 1;
 		}
 		assert_int_equal(llistxattr(path, list, sizeof(list)), expected);
+		if (node == NODES - 1) {
+			assert_int_equal(readlink(path, list, sizeof(list)), strlen(LONG_TARGET));
+			assert_memory_equal(list, LONG_TARGET, strlen(LONG_TARGET));
+		}
 		if (node < FILES && model[node].data_size > 0) {
 			struct value data = { model[node].data_pool, model[node].data_size };
 			int fd = open(path, O_RDONLY);
@@ -1349,6 +1366,53 @@ static void a_crash_leaves_ordinary_orphans(void **state)
 	check_image(&rig);
 }
 
+/* e2fsck does not look at blocks of a symlink whose target is inside: so its target moves out. */
+static void a_target_makes_room_for_a_block(void **state)
+{
+	static struct snapshot before;
+	static struct blk_run *runs;
+	size_t count;
+	struct inode *ip;
+	struct rig rig;
+	char target[128];
+	size_t size;
+
+	make_image(&rig, recipe_named("inline-256"));
+	open_rig(&rig, true);
+	ip = rig.nodes[NODES - 1];
+	assert_int_equal(ip->state, INODE_INLINE);
+	assert_int_equal(set(ip, "trusted.a", (struct value){ 0, 0 }), 0); /* fits */
+	assert_int_equal(ip->state, INODE_INLINE);
+	count = take_all(rig.fs, &runs);
+	take_snapshot(ip, &before);
+	assert_int_equal(set(ip, "trusted.b", (struct value){ 0, 500 }), -ENOSPC);
+	assert_unchanged(ip, &before);
+	for (size_t i = 0; i < count; i++)
+		balloc_cancel(rig.fs, &runs[i], false);
+	free(runs);
+	assert_int_equal(set(ip, "trusted.b", (struct value){ 0, 5000 }), -ENOSPC);
+	assert_unchanged(ip, &before);
+	for (uint64_t nth = 1;; nth++) {
+		int err;
+
+		mem_fail_nth(nth);
+		err = set(ip, "trusted.b", (struct value){ 0, 500 });
+		mem_fail_nth(0);
+		assert_int_equal(inode_reap(rig.fs), 0);
+		if (err == 0)
+			break;
+		assert_int_equal(err, -ENOMEM);
+		assert_int_equal(symlink_read(ip, target, sizeof(target), &size), 0);
+		assert_memory_equal(target, LONG_TARGET, size);
+	}
+	assert_int_equal(ip->state, INODE_BLOCKS);
+	assert_int_equal(txn_log_error(rig.fs->log), 0);
+	assert_int_equal(symlink_read(ip, target, sizeof(target), &size), 0);
+	assert_memory_equal(target, LONG_TARGET, size);
+	close_rig(&rig);
+	check_image(&rig);
+}
+
 /* An inode goes, whatever became of its values; what is damaged is noted in the superblock. */
 static void damage_does_not_stop_a_deletion(void **state)
 {
@@ -1814,6 +1878,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(large_values_are_shared),
 		cmocka_unit_test(no_space_changes_nothing),
 		cmocka_unit_test(no_memory_changes_nothing),
+		cmocka_unit_test(a_target_makes_room_for_a_block),
 		cmocka_unit_test(a_crash_leaves_ordinary_orphans),
 		cmocka_unit_test(damage_does_not_stop_a_deletion),
 		cmocka_unit_test(acls_are_the_kernels),
