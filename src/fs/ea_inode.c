@@ -259,9 +259,14 @@ static int write_run(struct inode *ea, lblk_t logical, const uint8_t *data, uint
 	return 0;
 }
 
-bool ea_commit_for_space(struct uext4_fs *fs)
+#define COMMITS_FOR_SPACE_MAX 3u
+
+bool ea_commit_for_space(struct uext4_fs *fs, int err, unsigned *tries)
 {
-	return balloc_commit_helps(fs) && txn_log_commit(fs->log, txn_log_running(fs->log)) == 0;
+	/* In a scope a commit returns at once, and nothing is set free (SC3). */
+	if (err != -ENOSPC || ++*tries > COMMITS_FOR_SPACE_MAX || !balloc_commit_helps(fs))
+		return false;
+	return txn_log_commit(fs->log, txn_log_running(fs->log)) == 0;
 }
 
 static int fill(struct inode *ea, const uint8_t *data, uint32_t size)
@@ -269,6 +274,7 @@ static int fill(struct inode *ea, const uint8_t *data, uint32_t size)
 	struct uext4_fs *fs = ea->fs;
 	const uint32_t blocks = (uint32_t)div_round_up(size, fs->geom.block_size);
 	lblk_t logical = 0;
+	unsigned tries = 0;
 
 	while (logical < blocks) {
 		uint32_t at = logical << fs->geom.block_bits, count = 0;
@@ -278,7 +284,7 @@ static int fill(struct inode *ea, const uint8_t *data, uint32_t size)
 
 		do
 			err = write_run(ea, logical, data + at, size - at, &run, &count);
-		while (err == -ENOSPC && ea_commit_for_space(fs));
+		while (ea_commit_for_space(fs, err, &tries));
 		if (err < 0)
 			return err;
 		err = handle_start(fs->log, map_credits(ea) + quota_credits(fs), &h);

@@ -361,6 +361,7 @@ int inline_symlink_to_block(struct inode *ip)
 	const struct balloc_request rq = { .ip = ip, .count = 1 };
 	void *target FREE_SCOPE = mem_alloc((size_t)ip->size);
 	struct blk_run run;
+	unsigned tries = 0;
 	int err;
 
 	assert(inode_is_lnk(ip) && ip->state == INODE_INLINE);
@@ -371,7 +372,7 @@ int inline_symlink_to_block(struct inode *ip)
 		return err;
 	do
 		err = balloc_alloc(ip->fs, &rq, &run);
-	while (err == -ENOSPC && ea_commit_for_space(ip->fs));
+	while (ea_commit_for_space(ip->fs, err, &tries));
 	if (err < 0)
 		return err;
 	err = switch_in_handle(ip, &run, target);

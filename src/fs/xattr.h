@@ -19,8 +19,6 @@ enum xattr_set_flag { XATTR_SET_CREATE = 1u << 0, XATTR_SET_REPLACE = 1u << 1 };
 /* What inodes have in common (shared blocks, values), remembered from open to close. */
 int xattr_open(struct uext4_fs *fs) MUST_CHECK;
 void xattr_close(struct uext4_fs *fs); /* nothing is fine */
-/* Forgets it: changes were taken back. */
-void xattr_forget(struct uext4_fs *fs);
 
 /*
  * ---- attributes: requires the inode's lock exclusive -------------------------------------------

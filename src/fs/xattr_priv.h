@@ -247,10 +247,10 @@ int ea_inode_read(struct inode *ip, struct inode *ea, const struct xattr_key *ke
 int ea_inode_make(struct inode *ip, const void *data, uint32_t size, struct inode **ret_ea)
 	MUST_CHECK;
 /*
- * Somebody got -ENOSPC: true if it is worth trying again, since a commit has set something free.
- * No rank from `commit` on.
+ * After an attempt that ended with @err: true if it is worth another, since a commit has set
+ * something free.  *@tries starts at 0.  No rank from `commit` on.
  */
-bool ea_commit_for_space(struct uext4_fs *fs) MUST_CHECK;
+bool ea_commit_for_space(struct uext4_fs *fs, int err, unsigned *tries) MUST_CHECK;
 /* The hash of its value. */
 uint32_t ea_inode_hash(const struct inode *ea);
 

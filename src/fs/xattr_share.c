@@ -50,13 +50,6 @@ void xattr_close(struct uext4_fs *fs)
 	fs->xattr_share = NULL;
 }
 
-void xattr_forget(struct uext4_fs *fs)
-{
-	xattr_share_lock(fs);
-	memset(fs->xattr_share->sets, 0, sizeof(fs->xattr_share->sets));
-	xattr_share_unlock(fs);
-}
-
 NO_TSA void xattr_share_lock(struct uext4_fs *fs)
 {
 	mutex_lock(&fs->xattr_share->lock);

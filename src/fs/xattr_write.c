@@ -730,6 +730,7 @@ static int apply_in_handle(struct xattr_batch *b)
 
 int xattr_batch_run(struct xattr_batch *b)
 {
+	unsigned tries = 0;
 	int err;
 
 	err = xattr_batch_prepare(b);
@@ -737,7 +738,7 @@ int xattr_batch_run(struct xattr_batch *b)
 		return err;
 	do
 		err = apply_in_handle(b);
-	while (err == -ENOSPC && ea_commit_for_space(b->ip->fs));
+	while (ea_commit_for_space(b->ip->fs, err, &tries));
 	return err;
 }
 
