@@ -592,6 +592,8 @@ struct uext4_check_result {
 /*
  * Verifies the whole image as this view shows it, which must not change meanwhile: @fs is open for
  * reading.  Problems are no failure: 0, and their number.
+ * Errors: -EINVAL open for writing; -EOPNOTSUPP it cannot be said whether all is well: a feature is
+ * not known, or fast commits wait to be replayed; -ECANCELED; -ENOMEM.
  */
 int uext4_check(struct uext4_fs *fs, const struct uext4_check_options *options,
 		struct uext4_check_result *ret_result) UEXT4_MUST_CHECK;

@@ -4,6 +4,7 @@
 
     recipes   every kind of image of t/lib/images.py, filled by the kernel or by mke2fs, is clean
     damages   a table of damages, one of each kind: found, and said what and where; e2fsck agrees
+    command   the exit status is that of fsck(8), and what was replayed is said
     flips     random changes of metadata: what e2fsck complains of is a problem for us too
 
 --flips N sets how many changes are made to each image; the rate of what is found is printed.
@@ -553,6 +554,73 @@ def damages_job(base):
     return harness.Job(f"damage-{base}", function, [row[1] for row in rows])
 
 
+# ---- the command -----------------------------------------------------------------------------------
+
+
+def exits(ctx, wanted, *arguments):
+    """What `uext4 check` prints, which must end with that status."""
+    result = run(ctx.options.uext4, "check", *arguments, check=False)
+    said = (result.stdout + result.stderr).decode(errors="replace")
+    if result.returncode != wanted:
+        raise Failed(f"uext4 check {' '.join(arguments)} exited {result.returncode}, not {wanted}",
+                     said.splitlines())
+    return said
+
+
+def statuses(ctx, path):
+    damaged_one = ctx.path("damaged.img")
+    shutil.copyfile(path, damaged_one)
+    apply(damaged_one, ["freei /file60", "clri /file61"])
+    nothing = ctx.path("nothing.img")
+    with open(nothing, "wb") as f:
+        f.truncate(1 << 20)
+    if "clean" not in exits(ctx, 0, path):
+        raise Failed("nobody says that it is clean")
+    exits(ctx, 4, damaged_one)
+    exits(ctx, 4, path, damaged_one)
+    exits(ctx, 8, nothing)
+    exits(ctx, 8, ctx.path("missing.img"))
+    exits(ctx, 12, damaged_one, nothing)
+    exits(ctx, 16)
+    exits(ctx, 16, "--no-such-option", path)
+    if len(exits(ctx, 4, "--max-problems=1", damaged_one).splitlines()) != 2:
+        raise Failed("more than one problem and the summary")
+    if '"progress":"check, quota"' not in exits(ctx, 0, "--progress=json", quota_image(ctx)):
+        raise Failed("no progress is told")
+
+
+def quota_image(ctx):
+    path = ctx.path("quota.base")
+    if not os.path.exists(path):
+        make_base(ctx, "quota")
+    return path
+
+
+def replayed(ctx, path):
+    image = ctx.path("dirty.img")
+    shutil.copyfile(path, image)
+    block = Base(path).blocks("/")[0]
+    run("dd", f"if={image}", f"of={ctx.path('block')}", "bs=4096", f"skip={block}", "count=1")
+    run("debugfs", "-w", "-f", "-", image,
+        input=f"jo\njw -b {block} {ctx.path('block')}\njc\n".encode())
+    before = images.digest(image)
+    if "replay of its journal" not in exits(ctx, 0, image):
+        raise Failed("nobody says that the journal was replayed")
+    if "without its pending journal" not in exits(ctx, 0, "--norecovery", image):
+        raise Failed("nobody says that the journal was left alone")
+    if images.digest(image) != before:
+        raise Failed("the image file is not what it was")
+
+
+def command_job():
+    def function(ctx):
+        path = make_base(ctx, "ext4")
+        ctx.test("status", lambda: statuses(ctx, path))
+        ctx.test("replayed", lambda: replayed(ctx, path))
+
+    return harness.Job("command", function, ["status", "replayed"])
+
+
 # ---- random changes ------------------------------------------------------------------------------
 
 
@@ -620,6 +688,7 @@ def main():
     jobs = [recipe_job(recipe) for recipe in images.recipes()]
     jobs += [big_block_job(recipe) for recipe in images.big_block_recipes()]
     jobs += [damages_job(base) for base in BASES if any(row[0] == base for row in DAMAGES)]
+    jobs.append(command_job())
     jobs += [flips_job(base) for base in BASES]
     harness.main(options, jobs)
 
