@@ -11,7 +11,8 @@
  * A power cut may come at every request.  What was written before the last flush is there; of what
  * was written since, every sector has any of the versions it could have.
  *
- * Usage: journal_write [SEED]
+ * Usage: journal_write [SEED], or journal_write speed [FILE] to measure: handles, and with a file,
+ * which is overwritten, commits.
  */
 #include "base/diag.h"
 #include "base/mem.h"
@@ -30,6 +31,7 @@ static inline int io_error(void)
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -568,6 +570,8 @@ static int put_meta(struct client *c, struct handle *h, uint32_t i, bool create)
 		return err;
 	err = create ? handle_get_create(h, buf) : handle_get_write(h, buf);
 	if (err == 0) {
+		for (uint32_t at = 0; at < BS && create; at++)
+			assert_int_equal(buf->data[at], 0);
 		fill_meta(buf->data, i, c->map.block[i].value);
 		handle_dirty(h, buf);
 	}
@@ -623,9 +627,9 @@ static int change_block(struct client *c, struct handle *h, uint32_t i, uint32_t
 		c->map.block[i].value = op;
 		return put_meta(c, h, i, true);
 	case USE_META:
-		if (dice != 0) {
+		if (dice != 0) { /* with what was there, or as a whole as data=journal does */
 			c->map.block[i].value = op;
-			return put_meta(c, h, i, false);
+			return put_meta(c, h, i, dice == 1);
 		}
 		break;
 	case USE_DATA:
@@ -1432,11 +1436,37 @@ static void copies_are_escaped(void **state)
 	client_destroy(c);
 }
 
+/* A block that is about to be written as a whole goes home with its old bytes until it is. */
+static void old_bytes_go_home(void **state)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	uint8_t expected[BS];
+	struct buf *buf;
+
+	change_first(c, true, false);
+	assert_int_equal(txn_log_sync(c->log), 0);
+	assert_int_equal(buf_create(c->cache, FIRST + 1, &any_ops, 1, &buf), 0);
+	client_checkpoint(c);
+	fill_meta(expected, 1, c->map.block[1].value);
+	assert_memory_equal(c->home->bytes + (FIRST + 1) * BS, expected, BS);
+	buf_put(buf);
+	assert_int_equal(client_close(c), 0);
+	judge_clean(c);
+	client_destroy(c);
+}
+
+static void release_later(void *arg)
+{
+	sleep_ms(50);
+	hold_writes(arg, 0);
+}
+
 /* Without a journal a freed block may be data at once: then nothing old comes behind it. */
 static void freed_block_is_not_written_behind(void **state)
 {
 	struct client *c = client_create(NULL, 0);
 	struct committer m;
+	struct thread *releaser;
 	struct handle *h;
 	uint8_t data[BS];
 
@@ -1449,12 +1479,16 @@ static void freed_block_is_not_written_behind(void **state)
 	hold_writes(c->record, UINT64_MAX);
 	committer_start(&m, c->log);
 	wait_held(c->record);
+	assert_int_equal(thread_create("release", release_later, c->record, &releaser), 0);
 	assert_int_equal(handle_start(c->log, 2, &h), 0);
-	hold_writes(c->record, 0);
 	assert_int_equal(handle_forget(h, FIRST + 1), 0);
+	mutex_lock(&c->record->lock);
+	assert_int_equal(c->record->hold, 0);
+	mutex_unlock(&c->record->lock);
 	assert_int_equal(write_data(c, 1, 9), 0);
 	assert_int_equal(handle_stop(h), 0);
 	committer_join(&m);
+	thread_join(releaser);
 	fill_data(data, 1, 9);
 	assert_memory_equal(c->home->bytes + (FIRST + 1) * BS, data, BS);
 	assert_int_equal(client_close(c), 0);
@@ -1724,6 +1758,162 @@ static void commits_end_when_told(void **state)
 	client_destroy(c);
 }
 
+/* ---- speed ----------------------------------------------------------------------------------- */
+
+#define SPEED_OPS 2000000u
+
+struct runner {
+	struct client *c;
+	uint32_t i;	 /* block */
+	uint32_t blocks; /* changed by each handle */
+	struct thread *thread;
+};
+
+static void runner_run(void *arg)
+{
+	struct runner *w = arg;
+	struct buf *bufs[4];
+	struct handle *h;
+
+	for (uint32_t b = 0; b < w->blocks; b++)
+		assert_int_equal(buf_read(w->c->cache, w->i + b, &any_ops, 0, NULL, 0, &bufs[b]),
+				 0);
+	for (uint32_t n = 0; n < SPEED_OPS; n++) {
+		assert_int_equal(handle_start(w->c->log, w->blocks, &h), 0);
+		for (uint32_t b = 0; b < w->blocks; b++) {
+			assert_int_equal(handle_get_write(h, bufs[b]), 0);
+			bufs[b]->data[n % BS]++;
+			handle_dirty(h, bufs[b]);
+		}
+		assert_int_equal(handle_stop(h), 0);
+	}
+	for (uint32_t b = 0; b < w->blocks; b++)
+		buf_put(bufs[b]);
+}
+
+static void speed_of_handles(unsigned threads, uint32_t blocks)
+{
+	struct client *c = client_create(&kinds[0], 100);
+	struct runner w[4];
+	uint64_t begin = clock_mono_ns();
+
+	for (unsigned i = 0; i < threads; i++) {
+		w[i] = (struct runner){ .c = c, .i = 1 + 4 * i, .blocks = blocks };
+		assert_int_equal(thread_create("speed", runner_run, &w[i], &w[i].thread), 0);
+	}
+	for (unsigned i = 0; i < threads; i++)
+		thread_join(w[i].thread);
+	print_message("start, %u x (get_write, dirty), stop; %u threads: %.0f ns\n", blocks,
+		      threads, (double)(clock_mono_ns() - begin) / SPEED_OPS);
+	assert_int_equal(client_close(c), 0);
+	client_destroy(c);
+}
+
+/* A file with a journal of 4k blocks, of which 1 to 8 are the client's. */
+static struct txn_log *speed_open(struct dev *d, struct cache **ret_cache)
+{
+	struct journal_superblock_s sb = { 0 };
+	struct journal_run run = { 0, 4096, 16 };
+	struct txn_log_options options = { .dev = d };
+	struct txn_log *log;
+	struct journal *j;
+
+	sb.s_header.h_magic = be32_make(JBD2_MAGIC_NUMBER);
+	sb.s_header.h_blocktype = be32_make(JBD2_SUPERBLOCK_V2);
+	sb.s_blocksize = be32_make(4096);
+	sb.s_maxlen = be32_make(4096);
+	sb.s_first = be32_make(1);
+	sb.s_sequence = be32_make(1);
+	assert_int_equal(dev_write(d, 16 * 4096, &sb, sizeof(sb)), 0);
+	assert_int_equal(cache_create(d, 64 << 20, ret_cache), 0);
+	cache_set_geometry(*ret_cache, 4096, 16);
+	options.cache = *ret_cache;
+	options.wide = options.csum = true;
+	assert_int_equal(journal_open(d, &run, 1, 4096, &j), 0);
+	assert_int_equal(txn_log_create(j, &options, &log), 0);
+	return log;
+}
+
+struct syncer {
+	struct txn_log *log;
+	struct cache *cache;
+	blk_t blk;
+	uint32_t count;
+	struct thread *thread;
+};
+
+static void syncer_run(void *arg)
+{
+	struct syncer *w = arg;
+
+	for (uint32_t n = 0; n < w->count; n++) {
+		struct handle *h;
+		struct buf *buf;
+		tid_t tid;
+
+		assert_int_equal(buf_read(w->cache, w->blk, &any_ops, 0, NULL, 0, &buf), 0);
+		assert_int_equal(handle_start(w->log, 1, &h), 0);
+		assert_int_equal(handle_get_write(h, buf), 0);
+		buf->data[0]++;
+		handle_dirty(h, buf);
+		tid = handle_tid(h);
+		assert_int_equal(handle_stop(h), 0);
+		buf_put(buf);
+		assert_int_equal(txn_log_commit(w->log, tid), 0);
+	}
+}
+
+static void speed_of_commits(const char *path, unsigned threads)
+{
+	const uint32_t count = 3000;
+	struct syncer w[4];
+	struct cache *cache;
+	struct txn_log *log;
+	uint64_t begin, plain;
+	struct dev *d;
+	uint8_t data[4096] = { 0 };
+
+	assert_int_equal(truncate(path, 4200 * 4096), 0);
+	assert_int_equal(dev_file_open(path, 0, 0, DEV_FILE_WRITE, &d), 0);
+	/* Blocks of a file that has none yet cost a journal below. */
+	for (uint32_t n = 0; n < 4200; n++)
+		assert_int_equal(dev_write(d, n * 4096, data, 4096), 0);
+	assert_int_equal(dev_flush(d), 0);
+	begin = clock_mono_ns();
+	for (uint32_t n = 0; n < count; n++) {
+		assert_int_equal(dev_write(d, n * 4096, data, 4096), 0);
+		assert_int_equal(dev_flush(d), 0);
+	}
+	plain = clock_mono_ns() - begin;
+	log = speed_open(d, &cache);
+	begin = clock_mono_ns();
+	for (unsigned i = 0; i < threads; i++) {
+		w[i] = (struct syncer){ .log = log, .cache = cache, .blk = i, .count = count };
+		assert_int_equal(thread_create("speed", syncer_run, &w[i], &w[i].thread), 0);
+	}
+	for (unsigned i = 0; i < threads; i++)
+		thread_join(w[i].thread);
+	print_message("%u threads: %.0f commits wanted per second; write + fdatasync: %.0f\n",
+		      threads, 1e9 * count * threads / (double)(clock_mono_ns() - begin),
+		      1e9 * count / (double)plain);
+	assert_int_equal(txn_log_destroy(log), 0);
+	cache_destroy(cache);
+	dev_close(d);
+}
+
+static int measure(const char *path)
+{
+	for (unsigned threads = 1; threads <= 2; threads++) {
+		speed_of_handles(threads, 1);
+		speed_of_handles(threads, 4);
+	}
+	if (path == NULL)
+		return 0;
+	for (unsigned threads = 1; threads <= 4; threads *= 2)
+		speed_of_commits(path, threads);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1745,6 +1935,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(abort_ends_a_checkpoint),
 		cmocka_unit_test(claims_outlast_a_commit),
 		cmocka_unit_test(copies_are_escaped),
+		cmocka_unit_test(old_bytes_go_home),
 		cmocka_unit_test(life_goes_on),
 		cmocka_unit_test(freed_block_is_not_written_behind),
 		cmocka_unit_test(restart_lets_a_commit_pass),
@@ -1757,6 +1948,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(features_are_added),
 	};
 
+	if (argc > 1 && strcmp(argv[1], "speed") == 0)
+		return measure(argc > 2 ? argv[2] : NULL);
 	if (argc > 1)
 		seed = strtoull(argv[1], NULL, 0) | 1;
 	print_message("seed %llu\n", (unsigned long long)seed);
