@@ -152,7 +152,7 @@ static void check_segments(struct actor *a, struct model_node *n, void *file)
 	while (at < n->size) {
 		int err = b->ops->seek(b, file, at, UEXT4_SEEK_DATA, &data);
 
-		/* Where data lies is known once it has a place; a scope may have no room for that. */
+		/* Where data lies is known once it has a place; a scope may lack room for it. */
 		if (err == -E2BIG && a->in_txn) {
 			a->txn_too_big = true;
 			return;
