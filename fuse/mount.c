@@ -265,9 +265,9 @@ static int add_session_args(struct mount *mount)
 		err = fuse_opt_add_opt(&list, "subtype=uext4");
 	if (!err && !options->no_default_opts)
 		err = fuse_opt_add_opt_escaped(&list, source);
-	if (!err)
+	if (!err && list)
 		err = fuse_opt_insert_arg(args, 1, list);
-	if (!err)
+	if (!err && list)
 		err = fuse_opt_insert_arg(args, 1, "-o");
 	if (!err && options->debug)
 		err = fuse_opt_insert_arg(args, 1, "-d");
