@@ -552,7 +552,7 @@ static int replay_range(struct replay *r, uint32_t ino, const struct map_ext *ex
 static int replay_add_range(struct replay *r, const uint8_t *value)
 {
 	struct map_ext ext;
-	uint32_t ino;
+	uint32_t ino = 0;
 	int err;
 
 	err = fc_read_add_range(r->fs, value, &ino, &ext);
