@@ -233,7 +233,7 @@ def programs(ctx):
         def body(d):
             for mode in ("randwrite", "randrw"):
                 run("fio", "--name=v", f"--directory={d}", f"--rw={mode}", "--bs=1k-64k", "--size=24m",
-                    "--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--ioengine=psync",
+                    "--verify=crc32c", "--verify_state_save=0", "--do_verify=1", "--verify_fatal=1", "--ioengine=psync",
                     "--fsync=64", "--numjobs=2", "--unlink=1")
         return with_image(ctx, body)
 

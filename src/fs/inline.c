@@ -235,7 +235,7 @@ static void store_part(struct inode *ip, const uint8_t *part, uint32_t at, uint3
 
 int inline_store(struct handle *h, struct inode *ip, const void *data, uint32_t bytes)
 {
-	struct inline_parts parts;
+	struct inline_parts parts = { 0 };
 	int err;
 
 	err = inline_find(ip, &parts);
