@@ -27,6 +27,7 @@ UNITS = [
     "fs",
     "fs_balloc",
     "fs_map",
+    "fs_fastcommit",
     "fs_quota",
     "ops_file",
     "fs_xattr",

@@ -351,14 +351,16 @@ static int move_usage(struct apply *a, uint32_t ino)
 		err = quota_load(ip);
 	if (err == 0)
 		err = quota_prepare(a->fs, &to);
-	if (err == 0)
-		err = start(a, 2 * quota_credits(a->fs), &h);
 	if (err < 0)
 		return err;
 	inode_lock(ip, INODE_PARENT);
-	err = quota_transfer_back(h, ip, &to);
+	err = start(a, 2 * quota_credits(a->fs), &h);
+	if (err == 0) {
+		err = quota_transfer_back(h, ip, &to);
+		err = first_error(err, handle_stop(h));
+	}
 	inode_unlock(ip);
-	return first_error(err, handle_stop(h));
+	return err;
 }
 
 /* What the tag says of a directory that is there: the rest is counted here, entry by entry. */
@@ -933,7 +935,8 @@ int fastcommit_apply(struct uext4_fs *fs, const uint8_t *tags, size_t bytes)
 		err = -ENOMEM;
 	if (err == 0)
 		err = for_each_tag(&a, tags, bytes, scan_tag);
-	qsort(a.regions, a.region_count, sizeof(*a.regions), region_compare);
+	if (a.region_count > 0)
+		qsort(a.regions, a.region_count, sizeof(*a.regions), region_compare);
 	if (err == 0 && a.orphans_first)
 		err = orphan_process(fs, &orphans);
 	if (err == 0)

@@ -322,6 +322,8 @@ static int start_log(struct uext4_fs *fs, const struct fs_options *options)
 		log_options.fast_tid = fs->fast_tid;
 		if (err == 0)
 			err = txn_log_create(j, &log_options, &fs->log);
+		if (err == 0 && fs->fast_tags)
+			return txn_log_hold(fs->log);
 		if (err < 0)
 			journal_close(j);
 	}
@@ -375,28 +377,21 @@ static void take_options(struct uext4_fs *fs, const struct fs_options *options)
 				     : FS_ERRORS_CONTINUE;
 }
 
-/*
- * What fast commits said becomes the transaction they stand for.  After an error nothing has
- * changed, and they are still there: the log stays held, so that nothing else is written either.
- */
+/* What fast commits said becomes the transaction they stand for; the log is held since it began. */
 static int apply_fast_commits(struct uext4_fs *fs)
 {
-	tid_t tid = txn_log_running(fs->log);
 	int err;
 
-	assert(tid == fs->fast_tid);
-	err = txn_log_hold(fs->log);
-	if (err < 0)
-		return err;
+	assert(txn_log_running(fs->log) == fs->fast_tid);
 	err = fastcommit_apply(fs, fs->fast_tags, fs->fast_bytes);
-	if (err < 0) {
-		scope_forget(fs);
+	if (err == -ENOMEM || err == -EIO)
+		return fail_in(err, "replaying fast commits");
+	if (err < 0)
 		return fail_in(-ENOTRECOVERABLE, "fast commits are pending and cannot be replayed");
-	}
 	txn_log_release(fs->log);
 	mem_free(fs->fast_tags);
 	fs->fast_tags = NULL;
-	return txn_log_commit(fs->log, tid);
+	return txn_log_commit(fs->log, fs->fast_tid);
 }
 
 int super_start_parts(struct uext4_fs *fs)
@@ -495,9 +490,13 @@ static void write_abort_note(struct uext4_fs *fs)
 
 int super_stop_writing(struct uext4_fs *fs)
 {
-	bool began = fs->super_buf != NULL;
+	bool began;
 	int err = 0;
 
+	/* Fast commits that were not applied stay what they are: nothing else may be written. */
+	if (fs->fast_tags && fs->log)
+		scope_forget(fs);
+	began = fs->super_buf != NULL;
 	if (fs->in_scope) /* it was not committed */
 		err = fs_scope_cancel(fs);
 	if (fs->log) {
@@ -505,7 +504,7 @@ int super_stop_writing(struct uext4_fs *fs)
 		if (err == 0 && atomic_load(&fs->error) == 0)
 			err = fs_sync(fs);
 		err = first_error(err, inode_reap(fs));
-		cache_drop_dirty(fs->cache); /* what an abort left */
+		cache_drop_dirty(fs->cache);		/* what an abort left */
 		err = first_error(err, inode_reap(fs)); /* and its inodes */
 		orphan_close(fs);
 		quota_close(fs);
