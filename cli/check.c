@@ -145,8 +145,6 @@ void command_check(const struct options *opts, int argc, char **argv)
 
 	while ((c = command_option(argc, argv, ":", check_options)) != -1)
 		problems_max = option_number(argv[0], "--max-problems", optarg, NUMBER_PLAIN);
-	if (optind == argc)
-		usage_error(argv[0], "no image given");
 	operands_are_images(argv[0], argc - optind, argv + optind);
 	/* The line is wiped before a finding is printed: both may be the terminal. */
 	if (mode == PROGRESS_AUTO && isatty(STDERR_FILENO))

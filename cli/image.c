@@ -65,6 +65,8 @@ bool operand_is_inside(const char *arg)
 
 void operands_are_images(const char *command, int count, char **args)
 {
+	if (count == 0)
+		usage_error(command, "no image given");
 	for (int i = 0; i < count; i++) {
 		char *image, *path;
 

@@ -45,7 +45,7 @@ void operand_split(const char *arg, char **ret_image, char **ret_path);
  */
 bool operand_is_inside(const char *arg);
 
-/* Ends the process with a usage error if one of @args names a path inside an image. */
+/* Ends the process with a usage error if @args are none, or one names a path inside an image. */
 void operands_are_images(const char *command, int count, char **args);
 
 /*

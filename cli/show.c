@@ -341,8 +341,6 @@ void command_info(const struct options *opts, int argc, char **argv)
 {
 	while (command_option(argc, argv, ":", NULL) != -1)
 		;
-	if (optind == argc)
-		usage_error(argv[0], "no image given");
 	operands_are_images(argv[0], argc - optind, argv + optind);
 	for (int i = optind; i < argc; i++) {
 		struct uext4_info info;
@@ -535,8 +533,6 @@ void command_df(const struct options *opts, int argc, char **argv)
 		human = c == 'h' || (human && c != 'k');
 		inodes = inodes || c == 'i';
 	}
-	if (optind == argc)
-		usage_error(argv[0], "no image given");
 	operands_are_images(argv[0], argc - optind, argv + optind);
 	for (int i = optind; i < argc; i++) {
 		struct df_columns columns;

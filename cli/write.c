@@ -903,8 +903,6 @@ void command_replay(const struct options *opts, int argc, char **argv)
 {
 	while (command_option(argc, argv, ":", NULL) != -1)
 		;
-	if (optind == argc)
-		usage_error(argv[0], "no image given");
 	operands_are_images(argv[0], argc - optind, argv + optind);
 	for (int i = optind; i < argc; i++) {
 		struct uext4_info info;
