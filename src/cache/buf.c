@@ -412,6 +412,19 @@ static struct buf *buf_find(struct cache *cache, blk_t blk, const struct purpose
 	return buf;
 }
 
+/* What the caller of buf_read() and buf_create() may ask for. */
+static int buf_check(const struct cache *cache, blk_t blk, const struct buf_ops *ops)
+{
+	assert(cache->block_size != 0);
+	assert(ops != NULL);
+	lockrank_may_acquire(RANK_buf);
+	if (blk >= cache->blocks)
+		return corrupt("%s: block %llu lies outside of the file system (%llu blocks)",
+			       ops->name, (unsigned long long)blk,
+			       (unsigned long long)cache->blocks);
+	return 0;
+}
+
 int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
 	     const void *arg, uint32_t ahead, struct buf **ret_buf)
 {
@@ -420,13 +433,9 @@ int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t
 	struct buf *buf;
 	int err;
 
-	assert(cache->block_size != 0);
-	assert(ops != NULL);
-	lockrank_may_acquire(RANK_buf);
-	if (blk >= cache->blocks)
-		return corrupt("%s: block %llu lies outside of the file system (%llu blocks)",
-			       ops->name, (unsigned long long)blk,
-			       (unsigned long long)cache->blocks);
+	err = buf_check(cache, blk, ops);
+	if (err < 0)
+		return err;
 
 	buf = buf_find(cache, blk, &purpose, &ready);
 	if (buf == NULL) {
@@ -503,13 +512,9 @@ int buf_create(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64
 	struct buf *buf;
 	int err;
 
-	assert(cache->block_size != 0);
-	assert(ops != NULL);
-	lockrank_may_acquire(RANK_buf);
-	if (blk >= cache->blocks)
-		return corrupt("%s: block %llu lies outside of the file system (%llu blocks)",
-			       ops->name, (unsigned long long)blk,
-			       (unsigned long long)cache->blocks);
+	err = buf_check(cache, blk, ops);
+	if (err < 0)
+		return err;
 	err = buf_get_locked(cache, blk, &purpose, &buf);
 	if (err < 0)
 		return fail_in(err, "%s", ops->name);
