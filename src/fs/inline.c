@@ -180,10 +180,43 @@ static void become_inline(struct inode *ip)
 	ip->state = INODE_INLINE;
 }
 
+/* From here on: only abort. */
+static void leave_inline(struct inode *ip)
+{
+	inode_set_flags(ip, 0, EXT4_INLINE_DATA_FL);
+	map_init(ip);
+	ip->state = INODE_BLOCKS;
+}
+
+/* Does @edit in the body and stores the inode, which becomes or stays INLINE, or leaves it. */
+static int change_body(struct handle *h, struct inode *ip, const struct xattr_edit *edit,
+		       enum inode_state state) REQUIRES(&ip->xattr_lock)
+{
+	struct xattr_area edited;
+	int err;
+
+	err = edit_body(ip, edit, &edited);
+	if (err < 0)
+		return err;
+	err = xattr_reserve_store(h, ip);
+	if (err == 0) {
+		/* From here on: only abort. */
+		xattr_body_install(ip, &edited);
+		if (ip->state != state && state == INODE_INLINE)
+			become_inline(ip);
+		else if (ip->state != state)
+			leave_inline(ip);
+		err = inode_store(h, ip);
+		if (err < 0)
+			txn_log_abort(ip->fs->log, err);
+	}
+	mem_free(edited.base);
+	return err;
+}
+
 int inline_make_room(struct handle *h, struct inode *ip, uint32_t bytes)
 {
 	struct inline_parts parts = { 0 };
-	struct xattr_area edited;
 	struct xattr_edit edit = { .key = data_key };
 	int err;
 
@@ -202,21 +235,7 @@ int inline_make_room(struct handle *h, struct inode *ip, uint32_t bytes)
 	}
 	if (bytes > EXT4_I_BLOCK_BYTES)
 		edit.size = bytes - EXT4_I_BLOCK_BYTES;
-	err = edit_body(ip, &edit, &edited);
-	if (err < 0)
-		return err;
-	err = xattr_reserve_store(h, ip);
-	if (err == 0) {
-		/* From here on: only abort. */
-		xattr_body_install(ip, &edited);
-		if (ip->state != INODE_INLINE)
-			become_inline(ip);
-		err = inode_store(h, ip);
-		if (err < 0)
-			txn_log_abort(ip->fs->log, err);
-	}
-	mem_free(edited.base);
-	return err;
+	return change_body(h, ip, &edit, INODE_INLINE);
 }
 
 /* The bytes of @part, which begins at @at of the data, become what belongs there. */
@@ -260,26 +279,9 @@ int inline_store(struct handle *h, struct inode *ip, const void *data, uint32_t 
 int inline_remove(struct handle *h, struct inode *ip)
 {
 	const struct xattr_edit edit = { .key = data_key, .remove = true };
-	struct xattr_area edited;
-	int err;
 
 	assert(ip->state == INODE_INLINE);
-	err = edit_body(ip, &edit, &edited);
-	if (err < 0)
-		return err;
-	err = xattr_reserve_store(h, ip);
-	if (err == 0) {
-		/* From here on: only abort. */
-		xattr_body_install(ip, &edited);
-		inode_set_flags(ip, 0, EXT4_INLINE_DATA_FL);
-		map_init(ip);
-		ip->state = INODE_BLOCKS;
-		err = inode_store(h, ip);
-		if (err < 0)
-			txn_log_abort(ip->fs->log, err);
-	}
-	mem_free(edited.base);
-	return err;
+	return change_body(h, ip, &edit, INODE_BLOCKS);
 }
 
 /* ---- a target that leaves its symlink -------------------------------------------------------- */
@@ -289,7 +291,7 @@ static int target_verify(const void *data, uint32_t bytes, blk_t blk, const void
 	return 0;
 }
 
-static const struct buf_ops target_ops = { "symlink block", target_verify };
+const struct buf_ops symlink_block_ops = { .name = "symlink block", .verify = target_verify };
 
 /* Back to what the inode held in @before, since its map stayed empty. */
 static void take_back(struct handle *h, struct inode *ip, const struct ext4_inode *before)
@@ -316,7 +318,7 @@ static int switch_to_block(struct handle *h, struct inode *ip, const struct blk_
 	struct buf *buf BUF_SCOPE = NULL;
 	int err;
 
-	err = buf_create(ip->fs->cache, run->start, &target_ops, inode_buf_owner(ip), &buf);
+	err = buf_create(ip->fs->cache, run->start, &symlink_block_ops, inode_buf_owner(ip), &buf);
 	if (err == 0)
 		err = handle_get_create(h, buf);
 	if (err < 0)

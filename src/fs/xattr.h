@@ -146,4 +146,10 @@ int inline_store(struct handle *h, struct inode *ip, const void *data, uint32_t 
  */
 int inline_remove(struct handle *h, struct inode *ip) MUST_CHECK REQUIRES(&ip->xattr_lock);
 
+/*
+ * A block with the target of a symlink.  It has no structure and no checksum, and what it must be
+ * depends on the size: symlink_read() sees to that.
+ */
+extern const struct buf_ops symlink_block_ops;
+
 #endif

@@ -16,24 +16,12 @@
 
 #include <inttypes.h>
 
-/*
- * A target has no structure and no checksum; what it must be depends on the size: see
- * symlink_read().
- */
-static int target_verify(const void *data UNUSED, uint32_t bytes UNUSED, blk_t blk UNUSED,
-			 const void *arg UNUSED)
-{
-	return 0;
-}
-
-static const struct buf_ops target_ops = { .name = "symlink block", .verify = target_verify };
-
 static int read_block(struct inode *ip, void *buf, size_t len)
 {
 	struct buf *block BUF_SCOPE = NULL;
 	int err;
 
-	err = map_read_buf(ip, 0, &target_ops, NULL, &block);
+	err = map_read_buf(ip, 0, &symlink_block_ops, NULL, &block);
 	if (err < 0)
 		return err;
 	memcpy(buf, block->data, len);
@@ -113,7 +101,7 @@ static int init_block(struct handle *h, struct inode *ip, const void *target, si
 	rwlock_write(&ip->xattr_lock);
 	ip->state = INODE_BLOCKS;
 	rwlock_write_unlock(&ip->xattr_lock);
-	err = map_add_buf(h, ip, 0, &target_ops, &block);
+	err = map_add_buf(h, ip, 0, &symlink_block_ops, &block);
 	if (err < 0)
 		return err;
 	memcpy(block->data, target, len);
