@@ -13,6 +13,7 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define TEXT_BYTES 512u
 #define PROBLEMS_MAX 1000u
@@ -140,19 +141,19 @@ bool check_ino_known(struct check *ck, uint32_t ino)
 	return ck->groups[(ino - 1) / ck->g->inodes_per_group].usable;
 }
 
+static int compare_dir(const void *key, const void *element)
+{
+	const uint32_t ino = *(const uint32_t *)key,
+		       other = ((const struct check_dir *)element)->ino;
+
+	return (ino > other) - (ino < other);
+}
+
 struct check_dir *check_dir_find(struct check *ck, uint32_t ino)
 {
-	size_t low = 0, high = ck->dirs_count;
-
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (ck->dirs[middle].ino < ino)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low < ck->dirs_count && ck->dirs[low].ino == ino ? &ck->dirs[low] : NULL;
+	if (ck->dirs_count == 0)
+		return NULL;
+	return bsearch(&ino, ck->dirs, ck->dirs_count, sizeof(*ck->dirs), compare_dir);
 }
 
 static int tables_create(struct check *ck)

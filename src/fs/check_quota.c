@@ -159,19 +159,10 @@ static bool file_read(struct quota_file *f, uint32_t blk, uint8_t *to)
 	const struct geom *g = f->ck->g;
 	uint64_t offset = (uint64_t)blk << QUOTA_BLOCK_BITS;
 	lblk_t logical = (lblk_t)(offset >> g->block_bits);
-	size_t low = 0, high = f->exts_count;
-	const struct map_ext *ext;
+	const size_t upper = map_ext_upper(f->exts, f->exts_count, logical);
+	const struct map_ext *ext = upper > 0 ? &f->exts[upper - 1] : NULL;
 	uint64_t place;
 
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (f->exts[middle].logical <= logical)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	ext = low > 0 ? &f->exts[low - 1] : NULL;
 	if (blk >= f->blocks || !ext || logical - ext->logical >= ext->count) {
 		check_problem(f->ck, "%s quota: there is no block %u", type_names[f->type], blk);
 		return false;

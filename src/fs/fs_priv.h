@@ -59,6 +59,8 @@ int super_load(struct uext4_fs *fs, const struct fs_options *options) MUST_CHECK
 int super_reload(struct uext4_fs *fs, const struct fs_options *options) MUST_CHECK;
 int super_journal_open(struct uext4_fs *fs, struct dev *external, struct journal **ret_journal)
 	MUST_CHECK;
+/* What a recovery has done. */
+void super_fill_replayed(struct uext4_info *info, const struct journal_recovery *result);
 /* Returns whether there is anything to recover. */
 bool super_fill_journal_info(struct uext4_info *info, const struct journal *journal);
 /* Fast commits behind the last transaction become part of the view (or of the image, to write). */

@@ -287,6 +287,14 @@ static int read_for_alloc(struct balloc *b, uint32_t group, struct group_bufs *g
 	return -ENOSPC;
 }
 
+/* An inode that its group has given away is gone from the file system's counters too. */
+static void count_taken(struct balloc *b, bool is_dir)
+{
+	atomic_fetch_sub(&b->inodes_free, 1);
+	if (is_dir)
+		atomic_fetch_add(&b->dirs, 1);
+}
+
 /* A number of @group.  -ENOSPC, without text: none is free, or the group is damaged. */
 static int alloc_in_group(struct handle *h, struct balloc *b, uint32_t group, bool is_dir,
 			  uint32_t *ret_ino)
@@ -318,9 +326,7 @@ static int alloc_in_group(struct handle *h, struct balloc *b, uint32_t group, bo
 		return -ENOSPC;
 	if (err < 0)
 		return err;
-	atomic_fetch_sub(&b->inodes_free, 1);
-	if (is_dir)
-		atomic_fetch_add(&b->dirs, 1);
+	count_taken(b, is_dir);
 	*ret_ino = group * b->geom->inodes_per_group + index + 1;
 	return 0;
 }
@@ -501,8 +507,6 @@ int ialloc_take(struct handle *h, struct uext4_fs *fs, uint32_t ino, bool is_dir
 	group_unlock(b, gb.group);
 	if (err < 0)
 		return err;
-	atomic_fetch_sub(&b->inodes_free, 1);
-	if (is_dir)
-		atomic_fetch_add(&b->dirs, 1);
+	count_taken(b, is_dir);
 	return 0;
 }

@@ -121,13 +121,16 @@ static int body_init(struct inode *ip, struct body *b)
 	return b->data ? 0 : -ENOMEM;
 }
 
+/* A body that holds what the inode does. */
 static int body_load(struct inode *ip, struct body *b) REQUIRES(&ip->xattr_lock)
 {
 	struct dirents rows[DIR_INLINE_PARTS];
 	struct inline_parts parts;
 	int err;
 
-	err = dir_inline_rows(ip, rows);
+	err = body_init(ip, b);
+	if (err == 0)
+		err = dir_inline_rows(ip, rows);
 	if (err == 0)
 		err = inline_find(ip, &parts);
 	if (err < 0)
@@ -266,9 +269,7 @@ static int add_locked(struct handle *h, struct inode *ip, const struct dirent_ne
 	struct body b BODY_SCOPE = { 0 };
 	int err;
 
-	err = body_init(ip, &b);
-	if (err == 0)
-		err = body_load(ip, &b);
+	err = body_load(ip, &b);
 	if (err == 0 && !body_insert(&b, entry))
 		err = grow_for(h, ip, &b, entry);
 	if (err == 0)
@@ -294,9 +295,7 @@ static int remove_locked(struct handle *h, struct inode *ip, const void *name, s
 	uint8_t *row;
 	int err;
 
-	err = body_init(ip, &b);
-	if (err == 0)
-		err = body_load(ip, &b);
+	err = body_load(ip, &b);
 	if (err < 0)
 		return err;
 	row = body_find(&b, name, name_len, &place);
@@ -322,9 +321,7 @@ static int replace_locked(struct handle *h, struct inode *ip, const struct diren
 	struct body b BODY_SCOPE = { 0 };
 	int err;
 
-	err = body_init(ip, &b);
-	if (err == 0)
-		err = body_load(ip, &b);
+	err = body_load(ip, &b);
 	if (err < 0)
 		return err;
 	if (name_is_dotdot(entry->name, entry->name_len)) {
@@ -387,9 +384,7 @@ static int convert_locked(struct handle *h, struct inode *ip, const struct blk_r
 	struct body b BODY_SCOPE = { 0 };
 	int err;
 
-	err = body_init(ip, &b);
-	if (err == 0)
-		err = body_load(ip, &b);
+	err = body_load(ip, &b);
 	if (err == 0)
 		err = buf_create(ip->fs->cache, run->start, &dir_leaf_ops, inode_buf_owner(ip),
 				 &buf);

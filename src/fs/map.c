@@ -17,24 +17,31 @@
 
 #include "base/diag.h"
 
-/* The extents of a fast commit replace the tree: sorted, without overlaps, holes left out. */
-static void fc_extents_find(const struct fc_inode *fc, lblk_t logical, struct map_ext *ret_ext)
+size_t map_ext_upper(const struct map_ext *exts, size_t count, lblk_t logical)
 {
-	size_t low = 0, high = fc->extents_count; /* how many extents start at or before @logical */
-	const struct map_ext *ext;
-	uint32_t skip;
+	size_t low = 0, high = count;
 
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
 
-		if (fc->extents[middle].logical <= logical)
+		if (exts[middle].logical <= logical)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	ext = low > 0 ? &fc->extents[low - 1] : NULL;
+	return low;
+}
+
+/* The extents of a fast commit replace the tree: sorted, without overlaps, holes left out. */
+static void fc_extents_find(const struct fc_inode *fc, lblk_t logical, struct map_ext *ret_ext)
+{
+	const size_t upper = map_ext_upper(fc->extents, fc->extents_count, logical);
+	const struct map_ext *ext;
+	uint32_t skip;
+
+	ext = upper > 0 ? &fc->extents[upper - 1] : NULL;
 	if (!ext || logical - ext->logical >= ext->count) {
-		lblk_t end = low < fc->extents_count ? fc->extents[low].logical : UINT32_MAX;
+		lblk_t end = upper < fc->extents_count ? fc->extents[upper].logical : UINT32_MAX;
 
 		*ret_ext = (struct map_ext){ .logical = logical, .count = end - logical };
 		return;

@@ -25,6 +25,9 @@ struct map_ext {
 	enum map_state state;
 };
 
+/* How many of @count sorted extents start at or before @logical. */
+size_t map_ext_upper(const struct map_ext *exts, size_t count, lblk_t logical);
+
 /*
  * The extent that covers @logical, from @logical on (logical == @logical), or the hole that starts
  * there.  The state must be BLOCKS.  Takes map_lock shared; reads metadata.

@@ -234,6 +234,14 @@ int super_journal_open(struct uext4_fs *fs, struct dev *external, struct journal
 }
 
 /* Returns whether there is anything to recover. */
+void super_fill_replayed(struct uext4_info *info, const struct journal_recovery *result)
+{
+	info->journal_replayed = 1;
+	info->replayed_transactions = result->transactions;
+	info->replayed_blocks = result->blocks;
+	info->replayed_revokes = result->revokes;
+}
+
 bool super_fill_journal_info(struct uext4_info *info, const struct journal *journal)
 {
 	struct journal_info ji;
@@ -312,10 +320,7 @@ static int recover(struct uext4_fs *fs, const struct fs_options *options)
 	err = journal_recover(journal, fs->dev, fs->geom.blocks, &result);
 	if (err < 0)
 		goto out;
-	fs->info.journal_replayed = 1;
-	fs->info.replayed_transactions = result.transactions;
-	fs->info.replayed_blocks = result.blocks;
-	fs->info.replayed_revokes = result.revokes;
+	super_fill_replayed(&fs->info, &result);
 	err = super_reload(fs, options);
 	if (err == 0)
 		err = super_recover_fast_commits(fs, journal, result.next_tid, options);

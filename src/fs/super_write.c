@@ -292,10 +292,7 @@ static int recover_journal(struct uext4_fs *fs, const struct fs_options *options
 		err = journal_mark_empty(j, result.next_tid);
 	if (err < 0)
 		return err;
-	fs->info.journal_replayed = 1;
-	fs->info.replayed_transactions = result.transactions;
-	fs->info.replayed_blocks = result.blocks;
-	fs->info.replayed_revokes = result.revokes;
+	super_fill_replayed(&fs->info, &result);
 	return 0;
 }
 

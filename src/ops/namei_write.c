@@ -30,6 +30,15 @@ int op_begin(struct op *op, struct uext4_fs *fs)
 	return fs_write_begin(fs);
 }
 
+/* The same, with directory @dir_ino, which the caller puts in any case. */
+static int op_begin_in(struct op *op, struct uext4_fs *fs, uint32_t dir_ino, struct inode **ret_dir)
+{
+	int err;
+
+	err = namei_get_dir(fs, dir_ino, ret_dir);
+	return err < 0 ? err : op_begin(op, fs);
+}
+
 bool op_again(struct op *op, int err)
 {
 	if (err != -ENOSPC || ++op->tries >= TRIES_MAX || !balloc_commit_helps(op->fs))
@@ -256,9 +265,7 @@ static int create(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_
 
 	err = check_new_name(name, name_len);
 	if (err == 0)
-		err = namei_get_dir(fs, dir_ino, &dir);
-	if (err == 0)
-		err = op_begin(&op, fs);
+		err = op_begin_in(&op, fs, dir_ino, &dir);
 	if (err < 0)
 		return err;
 	do {
@@ -357,9 +364,7 @@ int namei_tmpfile(struct uext4_fs *fs, uint32_t dir_ino, const struct namei_new 
 
 	if ((new->attrs.mode & 0170000) != 0100000)
 		return fail(-EINVAL, "only regular files can be without a name");
-	err = namei_get_dir(fs, dir_ino, &dir);
-	if (err == 0)
-		err = op_begin(&op, fs);
+	err = op_begin_in(&op, fs, dir_ino, &dir);
 	if (err < 0)
 		return err;
 	do {
@@ -511,9 +516,7 @@ int namei_unlink(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t
 	if (err == -EEXIST)
 		err = fail(-EISDIR, "\".\" and \"..\" are directories");
 	if (err == 0)
-		err = namei_get_dir(fs, dir_ino, &dir);
-	if (err == 0)
-		err = op_begin(&op, fs);
+		err = op_begin_in(&op, fs, dir_ino, &dir);
 	if (err < 0)
 		return err;
 	do {
@@ -569,9 +572,7 @@ int namei_rmdir(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t 
 		err = name_len == 1 ? fail(-EINVAL, "\".\" cannot be removed")
 				    : fail(-ENOTEMPTY, "\"..\" cannot be removed");
 	if (err == 0)
-		err = namei_get_dir(fs, dir_ino, &dir);
-	if (err == 0)
-		err = op_begin(&op, fs);
+		err = op_begin_in(&op, fs, dir_ino, &dir);
 	if (err < 0)
 		return err;
 	do {
