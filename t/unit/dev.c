@@ -177,6 +177,7 @@ static void fail_hits_the_nth(void **state UNUSED)
 struct record_log {
 	uint8_t *bytes;
 	size_t size, at;
+	struct record_entry entry; /* what log_next() returned last */
 };
 
 static char record_path[64];
@@ -203,11 +204,12 @@ static struct record_log log_load(void)
 /* The next entry, or NULL at the end; *ret_data: of a write. */
 static const struct record_entry *log_next(struct record_log *l, const uint8_t **ret_data)
 {
-	const struct record_entry *e = (const struct record_entry *)(l->bytes + l->at);
+	struct record_entry *e = &l->entry;
 
 	if (l->at == l->size)
 		return NULL;
 	assert_true(l->at + sizeof(*e) <= l->size);
+	memcpy(e, l->bytes + l->at, sizeof(*e)); /* it follows bytes of any number */
 	l->at += sizeof(*e);
 	*ret_data = l->bytes + l->at;
 	if (e->kind == RECORD_WRITE)

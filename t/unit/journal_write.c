@@ -402,9 +402,9 @@ struct client {
 	bool frozen[CLIENT_BLOCKS];    /* freed, and not yet committed */
 	unsigned commits;
 	int aborted;
-	uint32_t telling_ms;   /* how long it takes to be told of a commit */
-	_Atomic tid_t told_of; /* the last one it was told of */
-	unsigned aborts;
+	uint32_t telling_ms;	 /* how long it takes to be told of a commit */
+	_Atomic tid_t told_of;	 /* the last one it was told of */
+	_Atomic unsigned aborts; /* counted once `aborted` is there */
 	bool add_features;
 };
 
