@@ -210,13 +210,16 @@ static void fill_blocks(void)
 	struct a_file *file = NULL;
 	size_t got = 0;
 
-	for (unsigned i = 0; i < FILES_MAX && !file; i++) {
-		if (f->files[i].ino &&
-		    f->files[i].count < sizeof(file->contents) / sizeof(file->contents[0]))
-			file = &f->files[i];
+	for (unsigned i = 0; i < threads * FILES_MAX; i++) {
+		struct a_file *one = &fillers[i / FILES_MAX].files[i % FILES_MAX];
+
+		if (one->ino && (!file || one->count < file->count))
+			file = one;
 	}
 	if (!file)
-		bad("thread 0 has no file left");
+		bad("there is no file left");
+	if (file->count == sizeof(file->contents) / sizeof(file->contents[0]))
+		cut_file(file);
 	must(uext4_file_open(fs, file->ino, UEXT4_FILE_WRITE, &handle), "open");
 	/* Whole blocks from here on. */
 	file->contents[file->count] = (struct content){
@@ -236,8 +239,10 @@ static void fill_blocks(void)
 		if (err < 0 && err != -ENOSPC)
 			must(err, "write");
 	}
-	file->size = file->contents[file->count].offset + file->contents[file->count].len;
-	file->count += file->contents[file->count].len > 0;
+	if (file->contents[file->count].len > 0) {
+		file->size = file->contents[file->count].offset + file->contents[file->count].len;
+		file->count++;
+	}
 	uext4_file_close(handle);
 }
 
