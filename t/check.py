@@ -589,6 +589,15 @@ def statuses(ctx, path):
         raise Failed("no progress is told")
 
 
+def harmless(ctx, path):
+    """What a crash of the kernel leaves of an inline file that was about to get its first block."""
+    image = ctx.path("harmless.img")
+    shutil.copyfile(path, image)
+    apply(image, [sif("/file61", "size", 0)])
+    images.e2fsck(image)
+    exits(ctx, 0, image)
+
+
 def quota_image(ctx):
     path = ctx.path("quota.base")
     if not os.path.exists(path):
@@ -617,8 +626,9 @@ def command_job():
         path = make_base(ctx, "ext4")
         ctx.test("status", lambda: statuses(ctx, path))
         ctx.test("replayed", lambda: replayed(ctx, path))
+        ctx.test("harmless", lambda: harmless(ctx, path))
 
-    return harness.Job("command", function, ["status", "replayed"])
+    return harness.Job("command", function, ["status", "replayed", "harmless"])
 
 
 # ---- random changes ------------------------------------------------------------------------------
