@@ -298,8 +298,20 @@ def check_written(ctx, image, reference, rules, since):
     with harness.mounted(image, directory, "ro,noatime"):
         shown = manifest.scan(directory)
 
-    def finished(_path, field, was, _ours):
-        """Times of files whose truncation was finished."""
+    flatter = {path: (int(was["blocks"]) - int(shown[path]["blocks"])) * 512
+               for path, was in reference.items()
+               if path != manifest.STATFS and "blocks" in shown.get(path, ())
+               and float(was.get("ctime", 0)) >= since}
+    block_bytes = int(reference[manifest.STATFS]["block_size"])
+
+    def finished(path, field, was, ours):
+        """Files whose truncation was finished: their times, and blocks of the tree of extents: the
+        kernel leaves a tree as deep as it was, we make it flat where it fits.  These are free."""
+        if path == manifest.STATFS:
+            return (field in ("blocks_free", "blocks_available")
+                    and int(ours[field]) - int(was[field]) == sum(flatter.values()) // block_bytes)
+        if field == "blocks":
+            return flatter.get(path, -1) > 0
         return field in ("mtime", "ctime") and float(was[field]) >= since
 
     return manifest.compare(reference, shown, names=("kernel", "written"),
