@@ -213,7 +213,7 @@ static int value_give(uint8_t index, const void *data, size_t data_size, void *b
 		return acl_from_disk(data, data_size, buf, size, ret_size);
 	if (size > 0 && size < data_size)
 		return fail(-ERANGE, "the value has %zu bytes", data_size);
-	if (size > 0 && data_size > 0)
+	if (size > 0 && data)
 		memcpy(buf, data, data_size);
 	*ret_size = data_size;
 	return 0;
