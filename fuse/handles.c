@@ -8,7 +8,9 @@
  * somebody: the next request opens the inode again.
  *
  * H1  A place is emptied or given to another inode only while nobody uses it: `users` is 0 or
- *     `is_busy` is false, seen with the lock of the table held.
+ *     `is_busy` is false, seen with the lock of the table held.  What is forgotten while it is used
+ *     (a request is answered before its place is given back), the last user closes: else it would
+ *     keep an unlinked inode from going.
  * H2  The engine is never called with a lock of a table held: opening may wait for the disk.
  * H3  A listing is used by one request at a time; two readers of a directory have one each.
  */
@@ -231,6 +233,7 @@ int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
 void handles_put_file(struct handles *handles, struct open_file *file)
 {
 	struct file_set *set = set_of(handles, file->ino);
+	struct uext4_file *closing = NULL;
 
 	if (file->is_private) {
 		uext4_file_close(file->file);
@@ -238,8 +241,13 @@ void handles_put_file(struct handles *handles, struct open_file *file)
 		return;
 	}
 	pthread_mutex_lock(&set->lock);
-	file->users--;
+	if (--file->users == 0 && file->is_forgotten) {
+		closing = file->file;
+		file->file = NULL;
+		file->is_forgotten = false;
+	}
 	pthread_mutex_unlock(&set->lock);
+	uext4_file_close(closing);
 }
 
 static void forget_file(struct handles *handles, uint32_t ino)
@@ -252,8 +260,12 @@ static void forget_file(struct handles *handles, uint32_t ino)
 	for (size_t i = 0; i < FILES_PER_SET; i++) {
 		struct open_file *file = &set->files[i];
 
-		if (!file->file || file->ino != ino || file->users)
+		if (!file->file || file->ino != ino)
 			continue;
+		if (file->users) {
+			file->is_forgotten = true;
+			continue;
+		}
 		closing[count++] = file->file;
 		file->file = NULL;
 	}
@@ -295,8 +307,10 @@ static struct open_dir *claim_dir(struct handles *handles, uint32_t ino, uint64_
 		if (!best || (best->dir && (!dir->dir || dir->used_last < best->used_last)))
 			best = dir;
 	}
-	if (best)
+	if (best) {
 		best->is_busy = true;
+		best->user_ino = ino;
+	}
 	return best;
 }
 
@@ -337,6 +351,8 @@ int handles_take_dir(struct handles *handles, uint32_t ino, uint64_t cookie,
 
 void handles_give_dir(struct handles *handles, struct open_dir *dir)
 {
+	struct uext4_dir *closing = NULL;
+
 	if (dir->is_private) {
 		close_listing(dir);
 		free(dir);
@@ -345,7 +361,13 @@ void handles_give_dir(struct handles *handles, struct open_dir *dir)
 	pthread_mutex_lock(&handles->dirs_lock);
 	dir->used_last = ++handles->dirs_clock;
 	dir->is_busy = false;
+	if (dir->is_forgotten) {
+		closing = dir->dir;
+		dir->dir = NULL;
+		dir->is_forgotten = false;
+	}
 	pthread_mutex_unlock(&handles->dirs_lock);
+	uext4_dir_close(closing);
 }
 
 int open_dir_peek(struct open_dir *dir, const struct uext4_dirent **ret_entry)
@@ -384,7 +406,12 @@ static void forget_dir(struct handles *handles, uint32_t ino)
 	for (size_t i = 0; i < DIRS_COUNT && handles->dirs[i]; i++) {
 		struct open_dir *dir = handles->dirs[i];
 
-		if (dir->is_busy || !dir->dir || dir->ino != ino)
+		if (dir->is_busy) {
+			if (dir->user_ino == ino)
+				dir->is_forgotten = true;
+			continue;
+		}
+		if (!dir->dir || dir->ino != ino)
 			continue;
 		closing[count++] = dir->dir;
 		dir->dir = NULL;

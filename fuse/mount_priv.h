@@ -85,6 +85,7 @@ struct open_file {
 	unsigned users;	 /* requests that work with it now */
 	bool is_private; /* not in the table: there was no room */
 	bool is_writable;
+	bool is_forgotten;  /* the last user closes it */
 	uint64_t used_last; /* for the choice of whom to close */
 	struct uext4_file *file;
 };
@@ -105,7 +106,9 @@ struct open_dir {
 	uint64_t cookie; /* where the listing stands: of the last entry sent */
 	bool is_busy;
 	bool is_private;
-	bool is_at_end; /* the engine has said that nothing follows */
+	bool is_forgotten; /* who uses it closes it */
+	uint32_t user_ino; /* busy: of which directory it is wanted */
+	bool is_at_end;	   /* the engine has said that nothing follows */
 	uint64_t used_last;
 	struct uext4_dir *dir; /* NULL: free */
 	size_t next;

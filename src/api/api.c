@@ -27,6 +27,7 @@
 #define READLINK_MAX 65536u
 
 struct uext4_dir {
+	struct uext4_fs *fs;
 	struct dir_cursor *cursor;
 };
 
@@ -341,6 +342,7 @@ int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir
 	dir = mem_alloc(sizeof(*dir));
 	if (!dir)
 		return api_end(-ENOMEM);
+	dir->fs = fs;
 	err = dir_cursor_create(ip, &dir->cursor);
 	if (err < 0) {
 		mem_free(dir);
@@ -352,10 +354,14 @@ int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir
 
 void uext4_dir_close(struct uext4_dir *dir)
 {
+	struct uext4_fs *fs;
+
 	if (!dir)
 		return;
+	fs = dir->fs;
 	dir_cursor_destroy(dir->cursor);
 	mem_free(dir);
+	(void)api_end_reap(fs, 0);
 }
 
 int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *entries,
