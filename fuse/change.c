@@ -250,13 +250,13 @@ int ioctl_set(const struct server *server, uint32_t ino, unsigned cmd, const voi
 void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off_t offset,
 	      struct fuse_file_info *fi)
 {
+	const enum handle_use use = fi->writepage ? HANDLE_WRITEBACK : HANDLE_WRITE;
 	struct handles *handles = server_of(req)->handles;
 	struct open_file *file;
 	size_t written;
 	int err;
 
-	(void)fi;
-	err = handles_get_file(handles, ino_of(node), HANDLE_WRITE, &file);
+	err = handles_get_file(handles, ino_of(node), use, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;

@@ -141,7 +141,7 @@ static struct open_file *find_file(struct file_set *set, uint32_t ino, enum hand
 	for (size_t i = 0; i < FILES_PER_SET; i++) {
 		struct open_file *file = &set->files[i];
 
-		if (file->file && file->ino == ino && (use == HANDLE_READ || file->is_writable))
+		if (file->file && file->ino == ino && (use == HANDLE_READ || file->use == use))
 			return file;
 	}
 	return NULL;
@@ -170,11 +170,9 @@ static int open_private(uint32_t ino, enum handle_use use, struct uext4_file *op
 		uext4_file_close(opened);
 		return -ENOMEM;
 	}
-	*file = (struct open_file){ .ino = ino,
-				    .users = 1,
-				    .is_private = true,
-				    .is_writable = use == HANDLE_WRITE,
-				    .file = opened };
+	*file = (struct open_file){
+		.ino = ino, .users = 1, .is_private = true, .use = use, .file = opened
+	};
 	*ret_file = file;
 	return 0;
 }
@@ -185,7 +183,12 @@ static int open_private(uint32_t ino, enum handle_use use, struct uext4_file *op
  */
 static uint32_t file_flags(enum handle_use use)
 {
-	return use == HANDLE_WRITE ? UEXT4_FILE_WRITE : 0;
+	static const uint32_t flags[] = {
+		[HANDLE_WRITE] = UEXT4_FILE_WRITE,
+		[HANDLE_WRITEBACK] = UEXT4_FILE_WRITE | UEXT4_FILE_KEEP_TIMES,
+	};
+
+	return flags[use];
 }
 
 int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
@@ -217,7 +220,7 @@ int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
 			closing = file->file;
 			file->file = opened;
 			file->ino = ino;
-			file->is_writable = use == HANDLE_WRITE;
+			file->use = use;
 		}
 	}
 	file->users++;

@@ -80,17 +80,18 @@ int handles_create(struct uext4_fs *fs, struct handles **ret_handles);
 void handles_destroy(struct handles *handles);
 
 /* An open regular file, shared by all who ask for the same inode. */
+/* HANDLE_WRITEBACK: what lay in the kernel's cache; it sets the times of such writes itself. */
+enum handle_use { HANDLE_READ, HANDLE_WRITE, HANDLE_WRITEBACK };
+
 struct open_file {
 	uint32_t ino;
 	unsigned users;	 /* requests that work with it now */
 	bool is_private; /* not in the table: there was no room */
-	bool is_writable;
+	enum handle_use use;
 	bool is_forgotten;  /* the last user closes it */
 	uint64_t used_last; /* for the choice of whom to close */
 	struct uext4_file *file;
 };
-
-enum handle_use { HANDLE_READ, HANDLE_WRITE };
 
 int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
 		     struct open_file **ret_file);

@@ -330,6 +330,8 @@ enum uext4_file_flag {
 	UEXT4_FILE_DIRECT = 1u << 3, /* large aligned reads and writes may pass the cache by */
 	/* The writer is not privileged: setuid, setgid and capabilities go with the first write. */
 	UEXT4_FILE_KILL_PRIV = 1u << 4,
+	/* Writes leave mtime and ctime alone: the caller knows the times and sets them. */
+	UEXT4_FILE_KEEP_TIMES = 1u << 5,
 };
 
 /*

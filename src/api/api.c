@@ -395,7 +395,7 @@ int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *
 
 #define FILE_FLAGS                                                                    \
 	(UEXT4_FILE_WRITE | UEXT4_FILE_APPEND | UEXT4_FILE_SYNC | UEXT4_FILE_DIRECT | \
-	 UEXT4_FILE_KILL_PRIV)
+	 UEXT4_FILE_KILL_PRIV | UEXT4_FILE_KEEP_TIMES)
 
 int api_file_create(struct inode *ip, uint32_t flags, struct uext4_file **ret_file)
 {

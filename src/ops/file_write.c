@@ -433,7 +433,7 @@ static int write_locked(struct write *w, uint32_t flags)
 		if (err == 0)
 			err = write_pages(w);
 	}
-	if (w->at > w->start)
+	if (w->at > w->start && !(flags & FILE_WRITE_KEEP_TIMES))
 		file_touch(ip);
 	return err;
 }
