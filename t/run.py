@@ -32,6 +32,7 @@ UNITS = [
     "ops_file",
     "fs_xattr",
     "ops_attr",
+    "api_handles",
     "api_scope",
     "fs_dir",
     "ops_names",

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the interface promises about files and directories that are open, on a small image made by
+ * mke2fs; e2fsck behind each.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "uext4.h"
+
+#define LONG_AGO 1000 /* seconds since 1970 */
+
+static char image[64];
+static struct uext4_fs *fs;
+
+static void ok(int err)
+{
+	if (err < 0)
+		print_error("error %d: %s\n", err, uext4_last_error());
+	assert_int_equal(err, 0);
+}
+
+/* "@before IMAGE @behind", by the shell. */
+static int shell(const char *before, const char *behind)
+{
+	char command[512];
+
+	snprintf(command, sizeof(command), "%s %s %s", before, image, behind);
+	return system(command);
+}
+
+static int open_image(void)
+{
+	struct uext4_open_options options = { .size = sizeof(options), .flags = UEXT4_OPEN_WRITE };
+
+	return uext4_open(image, &options, &fs);
+}
+
+static int setup(void **state)
+{
+	int fd;
+
+	(void)state;
+	strcpy(image, "/tmp/uext4-handles-XXXXXX");
+	fd = mkstemp(image);
+	if (fd < 0 || ftruncate(fd, 32 << 20) < 0)
+		return -1;
+	close(fd);
+	return shell("mke2fs -q -F -t ext4 -b 4096", "") != 0 ? -1 : open_image();
+}
+
+static int teardown(void **state)
+{
+	int status = uext4_close(fs) < 0 ? -1 : shell("e2fsck -fn", ">/dev/null 2>&1");
+
+	(void)state;
+	unlink(image);
+	return status;
+}
+
+static uint32_t create(const char *name, uint32_t mode)
+{
+	struct uext4_new new = { .mode = mode };
+	uint32_t ino;
+
+	ok(uext4_create(fs, UEXT4_ROOT_INO, name, strlen(name), &new, &ino));
+	return ino;
+}
+
+static uint64_t inodes_free(void)
+{
+	struct uext4_statfs st;
+
+	ok(uext4_statfs(fs, 0, &st));
+	return st.inodes_free;
+}
+
+/* ---- times ----------------------------------------------------------------------------------- */
+
+static void set_times(uint32_t ino)
+{
+	struct uext4_attr attr = { .valid = UEXT4_ATTR_MTIME | UEXT4_ATTR_CTIME,
+				   .mtime = { .sec = LONG_AGO },
+				   .ctime = { .sec = LONG_AGO } };
+
+	ok(uext4_setattr(fs, ino, &attr));
+}
+
+static void write_with(uint32_t ino, uint32_t flags, uint64_t offset)
+{
+	struct uext4_file *file;
+	size_t written;
+
+	ok(uext4_file_open(fs, ino, UEXT4_FILE_WRITE | flags, &file));
+	ok(uext4_pwrite(file, "bytes", 5, offset, &written));
+	assert_int_equal(written, 5);
+	ok(uext4_fsync(file, 0));
+	uext4_file_close(file);
+}
+
+/* A write that grows the file, and one inside it. */
+static void test_keep_times(void **state)
+{
+	const uint64_t offsets[] = { 10000, 3 };
+	uint32_t ino = create("file", 0100644);
+	struct uext4_stat st;
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		set_times(ino);
+		write_with(ino, UEXT4_FILE_KEEP_TIMES, offsets[i]);
+		ok(uext4_stat(fs, ino, &st));
+		assert_int_equal(st.size, 10005);
+		assert_int_equal(st.mtime.sec, LONG_AGO);
+		assert_int_equal(st.ctime.sec, LONG_AGO);
+	}
+	ok(uext4_close(fs));
+	ok(open_image());
+	ok(uext4_stat(fs, ino, &st));
+	assert_int_equal(st.mtime.sec, LONG_AGO);
+	assert_int_equal(st.ctime.sec, LONG_AGO);
+
+	write_with(ino, 0, 3);
+	ok(uext4_stat(fs, ino, &st));
+	assert_true(st.mtime.sec > LONG_AGO);
+	assert_true(st.ctime.sec > LONG_AGO);
+}
+
+/* ---- the last reference ---------------------------------------------------------------------- */
+
+static void test_dir_close_finishes_a_removed_directory(void **state)
+{
+	uint64_t before = inodes_free();
+	struct uext4_dir *dir;
+
+	(void)state;
+	ok(uext4_dir_open(fs, create("dir", 040755), &dir));
+	ok(uext4_rmdir(fs, UEXT4_ROOT_INO, "dir", 3));
+	assert_int_equal(inodes_free(), before - 1);
+	uext4_dir_close(dir);
+	assert_int_equal(inodes_free(), before);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_keep_times, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_dir_close_finishes_a_removed_directory, setup,
+						teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
