@@ -737,27 +737,43 @@ static struct uext4_time parse_time(const char *text)
 	return t;
 }
 
-static void touch(const struct options *opts, const char *arg, bool create,
-		  const struct uext4_attr *attr)
+/*
+ * The file at @arg, made if it is missing and @create is set.  1: there is none, and that is fine;
+ * negative: reported.  With 0 the slot is the caller's to finish.
+ */
+static int open_or_create(const struct options *opts, const char *arg, bool create,
+			  struct slot *ret_slot, uint32_t *ret_ino)
 {
 	struct uext4_new new = new_file(S_IFREG | 0666);
 	struct slot slot;
-	uint32_t ino;
 	int err;
 
-	if (slot_open(opts, arg, &slot) < 0)
-		return;
-	err = uext4_resolve(slot.image->fs, UEXT4_ROOT_INO, slot.path, 0, &ino);
-	if (err == -ENOENT && !create)
-		goto out;
+	err = slot_open(opts, arg, &slot);
+	if (err < 0)
+		return err;
+	err = uext4_resolve(slot.image->fs, UEXT4_ROOT_INO, slot.path, 0, ret_ino);
 	if (err == -ENOENT)
-		err = uext4_create(slot.image->fs, slot.dir, slot.name, strlen(slot.name), &new,
-				   &ino);
+		err = create ? uext4_create(slot.image->fs, slot.dir, slot.name, strlen(slot.name),
+					    &new, ret_ino)
+			     : 1;
 	if (err < 0)
 		complain_fs(slot_place(&slot), err);
+	if (err != 0)
+		slot_finish(&slot);
 	else
-		set_attr(slot.image, slot.path, ino, attr);
-out:
+		*ret_slot = slot;
+	return err;
+}
+
+static void touch(const struct options *opts, const char *arg, bool create,
+		  const struct uext4_attr *attr)
+{
+	struct slot slot;
+	uint32_t ino;
+
+	if (open_or_create(opts, arg, create, &slot, &ino) != 0)
+		return;
+	set_attr(slot.image, slot.path, ino, attr);
 	slot_finish(&slot);
 }
 
@@ -796,34 +812,20 @@ struct resize {
 
 static void resize_one(const struct options *opts, const char *arg, const struct resize *resize)
 {
-	struct uext4_new new = new_file(S_IFREG | 0666);
-	struct uext4_attr attr = { .valid = UEXT4_ATTR_SIZE };
+	struct uext4_attr attr = { .valid = UEXT4_ATTR_SIZE, .size = resize->bytes };
 	struct uext4_stat st;
 	struct slot slot;
 	uint32_t ino;
-	int err;
 
-	if (slot_open(opts, arg, &slot) < 0)
+	if (open_or_create(opts, arg, resize->create, &slot, &ino) != 0)
 		return;
-	err = uext4_resolve(slot.image->fs, UEXT4_ROOT_INO, slot.path, 0, &ino);
-	if (err == -ENOENT && resize->create)
-		err = uext4_create(slot.image->fs, slot.dir, slot.name, strlen(slot.name), &new,
-				   &ino);
-	if (err == -ENOENT && !resize->create)
-		goto out;
-	if (err == 0)
-		err = uext4_stat(slot.image->fs, ino, &st);
-	if (err < 0) {
-		complain_fs(slot_place(&slot), err);
-		goto out;
+	if (image_stat(slot.image, ino, slot.path, &st) == 0) {
+		if (resize->sign == '+')
+			attr.size = st.size + resize->bytes;
+		else if (resize->sign == '-')
+			attr.size = st.size > resize->bytes ? st.size - resize->bytes : 0;
+		set_attr(slot.image, slot.path, ino, &attr);
 	}
-	attr.size = resize->bytes;
-	if (resize->sign == '+')
-		attr.size = st.size + resize->bytes;
-	else if (resize->sign == '-')
-		attr.size = st.size > resize->bytes ? st.size - resize->bytes : 0;
-	set_attr(slot.image, slot.path, ino, &attr);
-out:
 	slot_finish(&slot);
 }
 
