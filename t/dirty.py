@@ -240,16 +240,6 @@ def kernel_replayed(ctx, image):
         return shown, manifest.scan(directory)
 
 
-def crc32c(data):
-    """As superblock checksums are made: from all ones, not inverted at the end."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc
-
-
 def mark_errors(image):
     """Sets the error flag in the superblock: the kernel then replays the journal as ever, and drops
     its list of orphans unprocessed."""
@@ -257,7 +247,7 @@ def mark_errors(image):
         sb = bytearray(os.pread(f.fileno(), 1024, 1024))
         sb[0x3A] |= 2  # s_state: EXT4_ERROR_FS
         if sb[0x65] & 4:  # s_feature_ro_compat: metadata_csum
-            sb[0x3FC:] = struct.pack("<I", crc32c(sb[:0x3FC]))
+            sb[0x3FC:] = struct.pack("<I", images.crc32c(sb[:0x3FC]))
         os.pwrite(f.fileno(), sb, 1024)
 
 

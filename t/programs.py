@@ -27,11 +27,10 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from lib import harness  # noqa: E402
+from lib import harness, images  # noqa: E402
 from lib.harness import Failed, Skip, run  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-WAIT_S = 20
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
@@ -46,40 +45,6 @@ def needs_mounts():
         raise Skip(why or "needs root")
 
 
-def make_image(path, *arguments, size="512M"):
-    with open(path, "wb") as f:
-        f.truncate(int(size[:-1]) << 20)
-    run("mke2fs", "-q", "-F", "-t", "ext4", *arguments, path)
-    return path
-
-
-def judge(ctx, image):
-    """e2fsck and our own verifier: nothing to complain of, and nothing pending."""
-    run("e2fsck", "-fn", image)
-    run(ctx.options.uext4, "check", image)
-
-
-def servers_of(image):
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as f:
-                words = f.read().split(b"\0")
-        except OSError:
-            continue
-        if b"mount" in words[1:2] and os.fsencode(image) in words[2:]:
-            found.append(int(pid))
-    return found
-
-
-def wait_gone(image):
-    deadline = time.monotonic() + WAIT_S
-    while servers_of(image):
-        if time.monotonic() > deadline:
-            raise Failed("the server does not end")
-        time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def mounted(ctx, image, options="rw"):
     directory = ctx.path("mnt")
@@ -90,7 +55,7 @@ def mounted(ctx, image, options="rw"):
             # What failed may have left files open: its reason is wanted, not that of the umount.
             subprocess.run(["umount", "-l", directory], stderr=subprocess.DEVNULL, check=False)
             raise
-    wait_gone(image)
+    harness.wait_server_gone(image)
 
 
 def need(program):
@@ -132,13 +97,13 @@ def same_for_the_kernel(ctx, image, sums):
         return differences(sums, {p: v for p, v in tree_sums(directory).items()})
 
 
-def with_image(ctx, body, *mkfs, options="rw", size="512M"):
+def with_image(ctx, body, *mkfs, options="rw", size=512):
     """Runs body(directory) on a new image's mount, and all judges behind it."""
-    image = make_image(ctx.path("image"), *mkfs, size=size)
+    image = images.plain(ctx.path("image"), *mkfs, size=size)
     with mounted(ctx, image, options) as directory:
         found = body(directory) or []
         sums = tree_sums(directory)
-    judge(ctx, image)
+    images.judge(ctx, image)
     found += same_for_the_kernel(ctx, image, sums)
     os.unlink(image)
     return found
@@ -289,7 +254,7 @@ def set_flags(path, flags):
 
 def posix(ctx):
     needs_mounts()
-    image = make_image(ctx.path("image"), size="64M")
+    image = images.plain(ctx.path("image"), size=64)
 
     def on_mount(function):
         def test():
@@ -299,7 +264,7 @@ def posix(ctx):
                     found = function(d)
                 finally:
                     os.chdir("/")
-            judge(ctx, image)
+            images.judge(ctx, image)
             return found
         return test
 
@@ -316,9 +281,7 @@ def posix(ctx):
         os.fsync(fd)
         expect("more bytes", os.pread(fd, 4, 4000000), b"more")
         os.close(fd)
-        deadline = time.monotonic() + WAIT_S
-        while os.statvfs(d).f_bfree < free and time.monotonic() < deadline:
-            time.sleep(0.01)
+        harness.wait_until("freeing its blocks", lambda: os.statvfs(d).f_bfree >= free)
         expect("free blocks", os.statvfs(d).f_bfree, free)
         os.mkdir("dir")
         handle = os.open("dir", os.O_RDONLY)
@@ -511,13 +474,13 @@ def ends(ctx):
     needs_mounts()
 
     def sigterm():
-        image = make_image(ctx.path("image"), size="64M")
+        image = images.plain(ctx.path("image"), size=64)
         with mounted_by_hand(ctx, image) as (d, pid):
             untar(d, 300, 10**9, lambda i: None)
             wanted = tree_sums(d)
             os.kill(pid, signal.SIGTERM)
-            wait_gone(image)
-        judge(ctx, image)
+            harness.wait_server_gone(image)
+        images.judge(ctx, image)
         run(ctx.options.uext4, "info", image)
         return same_for_the_kernel(ctx, image, wanted)
 
@@ -525,14 +488,14 @@ def ends(ctx):
         """What fsync promised is there after the next mount; the rest may be or not."""
         rounds = 20 if ctx.options.full else 5
         for n in range(rounds):
-            image = make_image(ctx.path("image"), size="64M")
+            image = images.plain(ctx.path("image"), size=64)
             with mounted_by_hand(ctx, image) as (d, pid):
                 worker = os.fork()
                 if worker == 0:  # until its file system is gone
                     with contextlib.suppress(OSError), open(ctx.path("promised"), "wb", 0) as out:
                         untar(d, 100000, 3, lambda i: out.write(b"%d\n" % i))
                     os._exit(0)
-                deadline = time.monotonic() + WAIT_S
+                deadline = time.monotonic() + harness.WAIT_S
                 wanted = 20 + n * 13
                 while time.monotonic() < deadline:
                     if os.path.exists(ctx.path("promised")):
@@ -543,12 +506,12 @@ def ends(ctx):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(worker, 0)
                 subprocess.run(["umount", "-l", d], stderr=subprocess.DEVNULL, check=False)
-                wait_gone(image)
+                harness.wait_server_gone(image)
             with open(ctx.path("promised"), "rb") as f:
                 promised = [int(line) for line in f.read().split()]
             os.unlink(ctx.path("promised"))
             run(ctx.options.uext4, "replay", image)
-            judge(ctx, image)
+            images.judge(ctx, image)
             for i in promised:
                 got = run(ctx.options.uext4, "cat", f"{image}:/d{i % 7}/f{i}").stdout
                 if got != contents(i):
@@ -556,11 +519,11 @@ def ends(ctx):
             os.unlink(image)
 
     def busy():
-        image = make_image(ctx.path("image"), size="64M")
+        image = images.plain(ctx.path("image"), size=64)
         with mounted(ctx, image):
             second = subprocess.run([ctx.options.uext4, "ls", image], capture_output=True, check=False)
             expect("status of a reader meanwhile", second.returncode, 4)
-        judge(ctx, image)
+        images.judge(ctx, image)
 
     ctx.test("sigterm", sigterm)
     ctx.test("kill", kill)
@@ -576,7 +539,7 @@ def mounted_by_hand(ctx, image):
     with open(ctx.path("log"), "wb") as log:
         server = subprocess.Popen([ctx.options.uext4, "mount", image, directory, "-f"],
                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + harness.WAIT_S
     while not os.path.ismount(directory):
         if server.poll() is not None or time.monotonic() > deadline:
             raise Failed("the mount does not come", open(ctx.path("log")).read().splitlines())
@@ -586,7 +549,7 @@ def mounted_by_hand(ctx, image):
     finally:
         if server.poll() is None:
             subprocess.run(["umount", "-l", directory], stderr=subprocess.DEVNULL, check=False)
-        server.wait(WAIT_S)
+        server.wait(harness.WAIT_S)
 
 
 JOBS = [

@@ -50,16 +50,6 @@ KINDS = [
 ]
 
 
-def crc32c(data):
-    """As the journal's superblock has it: from all ones, not inverted at the end."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc
-
-
 def file_blocks(image, name, count):
     out = images.debugfs(image, [f"bmap {name} {i}" for i in range(count)])
     return [int(b) for b in re.findall(r"^\d+$", out, re.M)]
@@ -76,7 +66,7 @@ def set_checksum(image, version, block_size):
             sb[0x2B] |= 8  # s_feature_incompat: checksum v2
             sb[0x50] = 4  # s_checksum_type: crc32c
             sb[0xFC:0x100] = bytes(4)
-            sb[0xFC:0x100] = struct.pack(">I", crc32c(sb))
+            sb[0xFC:0x100] = struct.pack(">I", images.crc32c(sb))
         os.pwrite(f.fileno(), sb, place)
 
 

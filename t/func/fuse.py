@@ -25,14 +25,11 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 from lib import harness, images, manifest  # noqa: E402
 from lib.harness import Failed, Skip, run  # noqa: E402
-
-WAIT_S = 10
 
 # What a FUSE mount cannot carry: times of creation, extents, the id of the file system.
 LACKS = ("crtime", "fiemap", "fsid")
@@ -43,33 +40,8 @@ EXIT_FAILED, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_BUSY, EXIT_CORRUPT, EXIT_JOURNAL
 # ---- around one mount --------------------------------------------------------------------------
 
 
-def small_image(path, *arguments, size="8M"):
-    with open(path, "wb") as f:
-        f.truncate(int(size[:-1]) << 20)
-    run("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", *arguments, path)
-    return path
-
-
-def servers_of(image):
-    """Processes with the image on their command line, other than ours."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as f:
-                words = f.read().split(b"\0")
-        except OSError:
-            continue
-        if b"mount" in words[1:2] and os.fsencode(image) in words[2:]:
-            found.append(int(pid))
-    return found
-
-
-def wait_until(what, condition):
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise Failed(f"{what} did not happen within {WAIT_S} s")
-        time.sleep(0.01)
+def small_image(path, *arguments, size=8):
+    return images.plain(path, "-O", "^has_journal", *arguments, size=size)
 
 
 def mount_line(directory):
@@ -113,7 +85,7 @@ def mounted(ctx, image, directory, options="ro", program=None):
     finally:
         run("fusermount3", "-u", directory)
         if not program:
-            wait_until("the end of the server", lambda: not servers_of(image))
+            harness.wait_server_gone(image)
 
 
 def expect(what, got, want):
@@ -140,7 +112,7 @@ def refuse(ctx):
                 run("umount", target)
                 raise Failed("it was mounted all the same")
             for argument in arguments[:1]:
-                wait_until("the end of the server", lambda: not servers_of(argument))
+                harness.wait_server_gone(argument)
         return check
 
     missing = ctx.path("missing.img")
@@ -179,7 +151,7 @@ def refuse(ctx):
 
     def journal():
         path = ctx.path("journal.img")
-        small_image(path, "-O", "has_journal", size="16M")
+        small_image(path, "-O", "has_journal", size=16)
         dump = images.debugfs(path, ["bmap <8> 0"])
         block = int(dump.split()[-1])
         size = images.read_caps(path).block_size
@@ -268,7 +240,7 @@ def life(ctx):
             status, text = call(ctx, image, target, *arguments)
             options = mount_line(target)[2]
             run("umount", target)
-            wait_until("the end of the server", lambda: not servers_of(image))
+            harness.wait_server_gone(image)
             expect(f"{arguments}: status, stderr", (status, text), (0, ""))
             expect(f"{arguments}: {word} in /proc/mounts", word in options, True)
 
@@ -299,13 +271,13 @@ def life(ctx):
         if "fuse.py" not in os.listdir(mounted_at):
             raise Failed("the tree is not there")
         run("umount", mounted_at)
-        wait_until("the end of the server", lambda: not servers_of("link"))
+        harness.wait_server_gone("link")
 
     def mounts(path, *arguments):
         expect(f"status of {arguments}", call(ctx, path, target, *arguments), (0, ""))
         expect("the tree", "fuse.py" in os.listdir(target), True)
         run("fusermount3", "-u", target)
-        wait_until("the end of the server", lambda: not servers_of(path))
+        harness.wait_server_gone(path)
 
     def shared_options():
         for arguments in (["--norecovery"], ["--no-lock"], ["--cache-size", "8M"],
@@ -314,7 +286,7 @@ def life(ctx):
 
     def backup_superblock():
         path = small_image(ctx.path("backup.img"), "-b", "1024", "-d",
-                           os.path.dirname(os.path.abspath(__file__)), size="16M")
+                           os.path.dirname(os.path.abspath(__file__)), size=16)
         with open(path, "r+b") as f:
             f.seek(1024)
             f.write(bytes(1024))
@@ -329,15 +301,15 @@ def life(ctx):
                                           stdin=subprocess.DEVNULL, stdout=log, stderr=log)
                 harness.at_end(umount_quietly, target)
                 entry = harness.at_end(server.kill)
-                wait_until("the mount", lambda: mount_line(target))
+                harness.wait_until("the mount", lambda: mount_line(target))
                 os.listdir(target)
                 if number is None:
                     # The server's own look at the mount point may still be under way.
-                    wait_until("the unmount", lambda: run("fusermount3", "-u", target,
-                                                          check=False).returncode == 0)
+                    harness.wait_until("the unmount", lambda: run("fusermount3", "-u", target,
+                                                                  check=False).returncode == 0)
                 else:
                     server.send_signal(number)
-                expect("status", server.wait(WAIT_S), 0)
+                expect("status", server.wait(harness.WAIT_S), 0)
                 harness.done(entry)
             if mount_line(target):
                 raise Failed("still mounted")
@@ -691,10 +663,10 @@ def damage(ctx):
                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             harness.at_end(umount_quietly, target)
             entry = harness.at_end(server.kill)
-            wait_until("the mount", lambda: mount_line(target))
+            harness.wait_until("the mount", lambda: mount_line(target))
             attempt(os.stat, f"{target}/bad")
             server.terminate()
-            server.wait(WAIT_S)
+            server.wait(harness.WAIT_S)
             harness.done(entry)
             log.seek(0)
             text = log.read().decode()

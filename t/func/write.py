@@ -11,6 +11,7 @@ clean for e2fsck and for `uext4 check`.
     state   a dirty journal is replayed before the first change; images in use are refused; errors count
 """
 
+import functools
 import os
 import shutil
 import stat
@@ -19,23 +20,13 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from lib import harness  # noqa: E402
-from lib.harness import Failed, Skip, run  # noqa: E402
+from lib import harness, images  # noqa: E402
+from lib.harness import Skip, run  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 EXIT_FAILED, EXIT_BUSY = 1, 4
 
-
-def make_image(path, *arguments, size="64M"):
-    with open(path, "wb") as f:
-        f.truncate(int(size[:-1]) << 20)
-    run("mke2fs", "-q", "-F", "-t", "ext4", *arguments, path)
-    return path
-
-
-def judge(ctx, image):
-    run("e2fsck", "-fn", image)
-    run(ctx.options.uext4, "check", image)
+make_image = functools.partial(images.plain, size=64)
 
 
 def tree(top, with_times=False):
@@ -96,7 +87,7 @@ class Pair:
             self.wrong.append(f"{verb} {' '.join(words)}: fails without a word")
 
     def end(self):
-        judge(self.ctx, self.image)
+        images.judge(self.ctx, self.image)
         run(self.ctx.options.uext4, "cp", "-a", f"{self.image}:/", self.ctx.path("out"))
         return self.wrong + compare(tree(self.host), tree(self.ctx.path("out")))
 
@@ -256,14 +247,14 @@ def copy(ctx):
             image, out = make_image(ctx.path("image"), *mkfs), ctx.path("out")
             shutil.rmtree(out, ignore_errors=True)
             run(ctx.options.uext4, "cp", "-a", source + "/.", f"{image}:/")
-            judge(ctx, image)
+            images.judge(ctx, image)
             run(ctx.options.uext4, "cp", "-a", f"{image}:/", out)
             lines = compare(tree(source, True), tree(out, True))
             run(ctx.options.uext4, "cp", "-a", f"{image}:/src", f"{image}:/copy")
             second = make_image(ctx.path("second"), *mkfs)
             run(ctx.options.uext4, "cp", "-a", f"{image}:/copy", f"{second}:/again")
             for i in (image, second):
-                judge(ctx, i)
+                images.judge(ctx, i)
             shutil.rmtree(out)
             run(ctx.options.uext4, "cp", "-a", f"{second}:/again", out)
             return lines + compare(tree(os.path.join(source, "src"), True), tree(out, True))
@@ -294,14 +285,14 @@ def copy(ctx):
                     ["/etc/hostname", "/etc/passwd", f"{image}:/new"]):
             if subprocess.run([u, "cp", *bad], capture_output=True, check=False).returncode == 0:
                 lines.append(f"cp {' '.join(bad)}: exits 0")
-        judge(ctx, image)
+        images.judge(ctx, image)
         return lines
 
     def full():
-        image = make_image(ctx.path("image"), size="4M")
+        image = make_image(ctx.path("image"), size=4)
         done = subprocess.run([ctx.options.uext4, "cp", os.path.join(source, "big"), "-r",
                                os.path.join(source, "src"), f"{image}:/"], capture_output=True, check=False)
-        judge(ctx, image)
+        images.judge(ctx, image)
         if done.returncode != EXIT_FAILED or b"space" not in done.stderr:
             return [f"status {done.returncode}", done.stderr.decode()[:500]]
 
@@ -329,7 +320,7 @@ def state(ctx):
         if b"needs_recovery" not in run("dumpe2fs", "-h", dirty).stdout:
             raise Skip("the kernel has left no pending journal")
         run(ctx.options.uext4, "cp", "/etc/hostname", f"{dirty}:/ours")
-        judge(ctx, dirty)
+        images.judge(ctx, dirty)
         with harness.mounted(dirty, ctx.path("mnt")) as mnt:
             with open(os.path.join(mnt, "theirs"), "rb") as f, open("/etc/hostname", "rb") as h, \
                     open(os.path.join(mnt, "ours"), "rb") as g:
@@ -353,7 +344,7 @@ def state(ctx):
     def replay():
         image = make_image(ctx.path("image"))
         done = run(ctx.options.uext4, "replay", image).stdout.decode()
-        judge(ctx, image)
+        images.judge(ctx, image)
         return [] if "nothing to replay" in done else [done]
 
     ctx.test("replayed first", replayed)

@@ -33,6 +33,7 @@ import traceback
 REPORT_LINES_MAX = 20
 GRACE_SECONDS = 20  # from being asked to end to being killed
 SCRATCH_MEMORY_MIN = 4 << 30  # bytes free
+WAIT_S = 20  # for what comes by itself, and comes soon
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -103,6 +104,14 @@ def run(*argv, check=True, input=None, timeout=300, env=None):
     return result
 
 
+def wait_until(what, condition):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise Failed(f"{what} did not happen within {WAIT_S} s")
+        time.sleep(0.01)
+
+
 def _umount_quietly(directory):
     subprocess.run(["umount", "-l", directory], stderr=subprocess.DEVNULL, check=False)
 
@@ -115,11 +124,7 @@ def loops_of(image):
 
 def wait_unused(image):
     """Waits until no loop device is attached to `image`: detaching is asynchronous."""
-    deadline = time.monotonic() + 10
-    while loops_of(image):
-        if time.monotonic() > deadline:
-            raise Failed(f"{image} is still attached to a loop device")
-        time.sleep(0.01)
+    wait_until(f"the release of {image} by its loop device", lambda: not loops_of(image))
 
 
 @contextlib.contextmanager
@@ -164,6 +169,25 @@ def fuse_mounted(uext4, image, directory, options="ro"):
         if os.path.ismount(directory):
             run("fusermount3", "-u", directory)
         done(entry)
+
+
+def servers_of(image):
+    """The processes that serve a FUSE mount of `image`."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                words = f.read().split(b"\0")
+        except OSError:
+            continue
+        if b"mount" in words[1:2] and os.fsencode(image) in words[2:]:
+            found.append(int(pid))
+    return found
+
+
+def wait_server_gone(image):
+    """The end of a server is not waited for by what unmounts."""
+    wait_until("the end of the server", lambda: not servers_of(image))
 
 
 @contextlib.contextmanager

@@ -269,6 +269,14 @@ def mke2fs(path, arguments, size_mib, extended="", inodes=8192):
         "-E", options, *arguments, path, env={"MKE2FS_CONFIG": CONF})
 
 
+def plain(path, *arguments, size):
+    """An image as people make them, of `size` MiB."""
+    with open(path, "wb") as f:
+        f.truncate(size << 20)
+    run("mke2fs", "-q", "-F", "-t", "ext4", *arguments, path)
+    return path
+
+
 def read_caps(path):
     """What the image can hold, from its superblock."""
     text = run("dumpe2fs", "-h", path).stdout.decode()
@@ -284,6 +292,12 @@ def e2fsck(path, *arguments):
     if result.returncode != 0:
         raise Failed(f"e2fsck {' '.join(arguments or ('-fn',))} exited {result.returncode}",
                      (result.stdout + result.stderr).decode(errors="replace").splitlines())
+
+
+def judge(ctx, image):
+    """e2fsck and our own verifier: nothing to complain of, and nothing pending."""
+    e2fsck(image)
+    run(ctx.options.uext4, "check", image)
 
 
 def extent_depth(path, name):
@@ -365,3 +379,13 @@ def digest(path):
             for at in range(start - start % PIECE, end, WINDOW):
                 contents.add(at, os.pread(f.fileno(), min(WINDOW, end - at), at))
     return contents.value(), st.st_size, st.st_mtime_ns
+
+
+def crc32c(data):
+    """As the kernel stores it in superblocks: from all ones, not inverted at the end."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
