@@ -551,9 +551,10 @@ int uext4_thaw(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 /*
  * What happens between begin and commit is durable together or not at all, also in a crash.  The
  * scope has @fs for itself: one thread uses it, and it begins with nothing open.  It is bounded by
- * the journal (a quarter of it in changed metadata): -E2BIG from the call that would exceed it, and
- * only cancel is possible then.  Without a journal: -EOPNOTSUPP.  Cancel: everything is as it was
- * at begin; files must have been closed.
+ * the journal (a quarter of it in changed metadata): -E2BIG from the call that would exceed it,
+ * which may be the commit, where what was written gets its place; only cancel is possible then.
+ * Without a journal: -EOPNOTSUPP.  Cancel: everything is as it was at begin; files must have been
+ * closed.
  */
 int uext4_txn_begin(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 int uext4_txn_commit(struct uext4_fs *fs) UEXT4_MUST_CHECK;

@@ -460,6 +460,10 @@ void op_txn(struct actor *a)
 	commit = commit && !a->txn_too_big;
 	say_op(a, "%s of a scope of %" PRIu64 " operations", commit ? "commit" : "cancel", count);
 	err = commit ? w->b->ops->txn_commit(w->b) : w->b->ops->txn_cancel(w->b);
+	if (commit && err == -E2BIG) { /* data without a place yet has no room in the journal */
+		commit = false;
+		err = w->b->ops->txn_cancel(w->b);
+	}
 	if (err < 0)
 		bad(a, "%s", words(err));
 	if (commit) {
