@@ -538,7 +538,8 @@ int uext4_sync(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 
 /*
  * Freeze: when it returns the image on disk is right without a replay, and stays so until thaw;
- * changes wait meanwhile.  -EBUSY: it is frozen; -EINVAL: thawed already.
+ * changes wait meanwhile.  A close does not: what goes with it is finished by the thaw.  -EBUSY: it
+ * is frozen; -EINVAL: thawed already.
  */
 int uext4_freeze(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 int uext4_thaw(struct uext4_fs *fs) UEXT4_MUST_CHECK;

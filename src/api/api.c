@@ -46,7 +46,7 @@ int api_end(int err)
 int api_end_reap(struct uext4_fs *fs, int err)
 {
 	lockrank_assert_none();
-	if (inode_reap(fs) < 0 && err == 0)
+	if (fs_reap(fs) < 0 && err == 0)
 		diag_clear();
 	return api_end(err);
 }

@@ -372,7 +372,7 @@ int uext4_freeze(struct uext4_fs *fs)
 int uext4_thaw(struct uext4_fs *fs)
 {
 	diag_clear();
-	return api_end(fs_thaw(fs));
+	return api_end_reap(fs, fs_thaw(fs));
 }
 
 /* ---- several changes at once ----------------------------------------------------------------- */

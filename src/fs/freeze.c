@@ -6,6 +6,8 @@
  *      nobody is counted: who comes waits, holding nothing.
  *  Z2  The counter and the flag are both sequentially consistent, and each side sets its own before
  *      it looks at the other's: so either the caller sees the freeze, or the freeze the caller.
+ *  Z3  Inodes that went with their last reference are finished by fs_reap(), which is such a call,
+ *      but does not wait: while it is frozen they stay queued, and the thaw finishes them.
  */
 #include "fs/fs_priv.h"
 
@@ -52,6 +54,16 @@ static void leave(struct freeze *f)
 	mutex_unlock(&f->lock);
 }
 
+/* False: it is frozen. */
+static bool enter(struct freeze *f)
+{
+	atomic_fetch_add(&f->inside, 1);
+	if (likely(!atomic_load(&f->frozen)))
+		return true;
+	leave(f);
+	return false;
+}
+
 int fs_write_begin(struct uext4_fs *fs)
 {
 	struct freeze *f = fs->freeze;
@@ -61,11 +73,7 @@ int fs_write_begin(struct uext4_fs *fs)
 	if (err < 0)
 		return err;
 	lockrank_may_acquire(RANK_freeze_write);
-	for (;;) {
-		atomic_fetch_add(&f->inside, 1);
-		if (likely(!atomic_load(&f->frozen)))
-			break;
-		leave(f);
+	while (!enter(f)) {
 		mutex_lock(&f->lock);
 		while (atomic_load(&f->frozen))
 			cond_wait(&f->changed, &f->lock);
@@ -79,6 +87,24 @@ void fs_write_end(struct uext4_fs *fs)
 {
 	lockrank_release(RANK_freeze_write, fs);
 	leave(fs->freeze);
+}
+
+int fs_reap(struct uext4_fs *fs)
+{
+	int err;
+
+	lockrank_assert_none();
+	if (!fs->log || !icache_has_todo(fs->icache) || !enter(fs->freeze))
+		return 0;
+	lockrank_acquire(RANK_freeze_write, 0, fs);
+	err = inode_reap(fs);
+	fs_write_end(fs);
+	return err;
+}
+
+bool fs_is_frozen(const struct uext4_fs *fs)
+{
+	return atomic_load(&fs->freeze->frozen);
 }
 
 /* Nobody is inside when it returns; false: somebody else has frozen it. */
@@ -121,6 +147,8 @@ int fs_freeze(struct uext4_fs *fs)
 	if (!keep_out(fs->freeze))
 		return fail(-EBUSY, "it is frozen already");
 	err = fs_sync(fs);
+	if (err == 0)
+		err = inode_reap(fs); /* nobody else does it now */
 	if (err == 0)
 		err = txn_log_flush(fs->log);
 	if (err == 0)

@@ -179,6 +179,8 @@ int fs_scope_cancel(struct uext4_fs *fs) MUST_CHECK;
 /* No modifying call is inside when it returns, everything is on disk, the log is empty. */
 int fs_freeze(struct uext4_fs *fs) MUST_CHECK;
 int fs_thaw(struct uext4_fs *fs) MUST_CHECK;
+/* inode_reap(), at the end of every call of the API with nothing held; not while it is frozen. */
+int fs_reap(struct uext4_fs *fs) MUST_CHECK;
 
 /* Group descriptor @group, verified; short descriptors are widened with zeros. */
 int group_desc_read(struct uext4_fs *fs, uint32_t group, struct ext4_group_desc *ret) MUST_CHECK;
@@ -302,8 +304,7 @@ void inode_ref(struct inode *ip);
 void inode_hold(struct inode *ip);
 void inode_release(struct inode *ip);
 /*
- * Finishes inodes whose last reference went while they had no links, in this thread.  At the end of
- * every call of the API, with nothing held.
+ * Finishes inodes whose last reference went while they had no links, in this thread.  No lock held.
  */
 int inode_reap(struct uext4_fs *fs) MUST_CHECK;
 

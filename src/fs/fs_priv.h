@@ -47,6 +47,7 @@ size_t icache_find_dirty(struct icache *ic, struct inode **ret_inodes, size_t ma
 bool icache_in_use(struct icache *ic);
 /* The next unreferenced inode that something remains to be done for, with a reference, or NULL. */
 struct inode *icache_pop_todo(struct icache *ic);
+bool icache_has_todo(const struct icache *ic);
 
 /* Finishes an inode without links and references but the caller's, which it puts. */
 int inode_delete(struct inode *ip) MUST_CHECK;
@@ -85,6 +86,7 @@ void super_add_note(struct uext4_fs *fs, struct ext4_super_block *sb);
 
 int freeze_create(struct uext4_fs *fs) MUST_CHECK;
 void freeze_destroy(struct freeze *f); /* NULL is fine */
+bool fs_is_frozen(const struct uext4_fs *fs);
 
 /* Has another host the file system in use (MMP)?  -EBUSY.  May wait for seconds. */
 int mmp_check(struct uext4_fs *fs) MUST_CHECK;

@@ -685,9 +685,14 @@ void icache_unpublish(struct inode *ip)
 	mutex_unlock(&shard->lock);
 }
 
+bool icache_has_todo(const struct icache *ic)
+{
+	return atomic_load(&ic->todo) != 0;
+}
+
 struct inode *icache_pop_todo(struct icache *ic)
 {
-	if (atomic_load(&ic->todo) == 0)
+	if (!icache_has_todo(ic))
 		return NULL;
 	for (unsigned i = 0; i < SHARDS; i++) {
 		struct icache_shard *shard = &ic->shards[i];

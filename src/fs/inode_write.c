@@ -70,7 +70,9 @@ int inode_flush_times(struct inode *ip)
 	err = handle_start(ip->fs->log, INODE_STORE_CREDITS, &h);
 	if (err < 0)
 		return err;
-	err = inode_store_meta(h, ip);
+	/* Else somebody was faster, and may have frozen the image since. */
+	if (atomic_load(&ip->flags) & INODE_DIRTY_TIMES)
+		err = inode_store_meta(h, ip);
 	return first_error(err, handle_stop(h));
 }
 
@@ -485,7 +487,6 @@ int inode_reap(struct uext4_fs *fs)
 
 	if (!fs->log)
 		return 0;
-	lockrank_assert_none();
 	while ((ip = icache_pop_todo(fs->icache)) != NULL) {
 		int one;
 

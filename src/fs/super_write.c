@@ -463,7 +463,7 @@ int fs_sync(struct uext4_fs *fs)
 	if (err < 0)
 		return err;
 	err = cache_flush(fs->cache);
-	err = first_error(err, inode_reap(fs)); /* times of inodes that nobody holds any more */
+	err = first_error(err, fs_reap(fs)); /* times of inodes that nobody holds any more */
 	err = first_error(err, flush_times(fs));
 	return first_error(err, txn_log_sync(fs->log));
 }
@@ -496,6 +496,8 @@ int super_stop_writing(struct uext4_fs *fs)
 	began = fs->super_buf != NULL;
 	if (fs->in_scope) /* it was not committed */
 		err = fs_scope_cancel(fs);
+	if (began && fs_is_frozen(fs))
+		err = first_error(err, fs_thaw(fs));
 	if (fs->log) {
 		cache_stop_flusher(fs->cache);
 		if (err == 0 && atomic_load(&fs->error) == 0)

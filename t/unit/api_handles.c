@@ -150,12 +150,77 @@ static void test_dir_close_finishes_a_removed_directory(void **state)
 	assert_int_equal(inodes_free(), before);
 }
 
+static uint64_t device_writes(void)
+{
+	struct uext4_stats stats;
+
+	ok(uext4_stats(fs, &stats));
+	return stats.device_writes;
+}
+
+/* A file and a directory that are open and have lost their names. */
+struct gone {
+	struct uext4_file *file;
+	struct uext4_dir *dir;
+};
+
+static void open_and_remove(struct gone *gone)
+{
+	uint32_t ino = create("file", 0100644);
+
+	write_with(ino, 0, 5);
+	ok(uext4_file_open(fs, ino, UEXT4_FILE_WRITE, &gone->file));
+	ok(uext4_dir_open(fs, create("dir", 040755), &gone->dir));
+	ok(uext4_unlink(fs, UEXT4_ROOT_INO, "file", 4));
+	ok(uext4_rmdir(fs, UEXT4_ROOT_INO, "dir", 3));
+}
+
+static void close_both(struct gone *gone)
+{
+	uext4_file_close(gone->file);
+	uext4_dir_close(gone->dir);
+}
+
+/* What is closed while the image is frozen does not wait, and changes nothing before the thaw. */
+static void test_frozen_closes_change_nothing(void **state)
+{
+	uint64_t before = inodes_free(), writes;
+	struct gone gone;
+
+	(void)state;
+	open_and_remove(&gone);
+	ok(uext4_freeze(fs));
+	writes = device_writes();
+	close_both(&gone);
+	ok(uext4_sync(fs));
+	assert_int_equal(device_writes(), writes);
+	assert_int_equal(inodes_free(), before - 2);
+	ok(uext4_thaw(fs));
+	assert_int_equal(inodes_free(), before);
+}
+
+static void test_frozen_image_is_closed(void **state)
+{
+	uint64_t before = inodes_free();
+	struct gone gone;
+
+	(void)state;
+	open_and_remove(&gone);
+	ok(uext4_freeze(fs));
+	close_both(&gone);
+	ok(uext4_close(fs));
+	ok(open_image());
+	assert_int_equal(inodes_free(), before);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_keep_times, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dir_close_finishes_a_removed_directory, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_frozen_closes_change_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_frozen_image_is_closed, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
