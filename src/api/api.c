@@ -40,8 +40,9 @@ int api_end(int err)
 }
 
 /*
- * Inodes that went with the call are finished.  One that cannot be stays an orphan: no failure of
- * the call, which has done its work and would only be repeated.
+ * Inodes that went with the call are finished; a call that only reads may have kept one that lost
+ * its name meanwhile.  One that cannot be finished stays an orphan: no failure of the call, which
+ * has done its work and would only be repeated.
  */
 int api_end_reap(struct uext4_fs *fs, int err)
 {
@@ -274,7 +275,7 @@ int uext4_lookup(struct uext4_fs *fs, uint32_t dir_ino, const void *name, size_t
 	if (name_len > sizeof(own))
 		return api_end(fail(-ENAMETOOLONG, "a name of %zu bytes", name_len));
 	user_copy_in(own, name, name_len);
-	return api_end(namei_lookup(fs, dir_ino, own, name_len, ret_ino));
+	return api_end_reap(fs, namei_lookup(fs, dir_ino, own, name_len, ret_ino));
 }
 
 int uext4_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uint32_t flags,
@@ -283,7 +284,7 @@ int uext4_resolve(struct uext4_fs *fs, uint32_t start_ino, const char *path, uin
 	diag_clear();
 	if (flags & ~(uint32_t)(UEXT4_RESOLVE_NOFOLLOW | UEXT4_RESOLVE_NO_SYMLINKS))
 		return api_invalid("a flag that this version does not know");
-	return api_end(namei_resolve(fs, start_ino, path, flags, ret_ino));
+	return api_end_reap(fs, namei_resolve(fs, start_ino, path, flags, ret_ino));
 }
 
 int uext4_stat(struct uext4_fs *fs, uint32_t ino, struct uext4_stat *ret_stat)
@@ -299,22 +300,21 @@ int uext4_stat(struct uext4_fs *fs, uint32_t ino, struct uext4_stat *ret_stat)
 		inode_put(ip);
 		user_copy_out(ret_stat, &st, sizeof(st));
 	}
-	return api_end(err);
+	return api_end_reap(fs, err);
 }
 
-int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, size_t *ret_len)
+static int readlink_call(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, size_t *ret_len)
 {
 	char *target FREE_SCOPE = NULL;
 	struct inode *ip INODE_SCOPE = NULL;
 	size_t len;
 	int err;
 
-	diag_clear();
 	err = api_get_inode(fs, ino, &ip);
 	if (err < 0)
-		return api_end(err);
+		return err;
 	if (!inode_is_lnk(ip))
-		return api_end(fail(-EINVAL, "inode %u is no symlink", ino));
+		return fail(-EINVAL, "inode %u is no symlink", ino);
 	size = min_size(size, READLINK_MAX);
 	target = mem_alloc(size ? size : 1);
 	err = target ? symlink_read(ip, target, size, &len) : -ENOMEM;
@@ -322,34 +322,45 @@ int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, si
 		user_copy_out(buf, target, len);
 		*ret_len = len;
 	}
-	return api_end(err);
+	return err;
+}
+
+int uext4_readlink(struct uext4_fs *fs, uint32_t ino, void *buf, size_t size, size_t *ret_len)
+{
+	diag_clear();
+	return api_end_reap(fs, readlink_call(fs, ino, buf, size, ret_len));
 }
 
 /* ---- directories --------------------------------------------------------------------------- */
 
-int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir)
+static int open_dir(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir)
 {
 	struct inode *ip INODE_SCOPE = NULL;
 	struct uext4_dir *dir;
 	int err;
 
-	diag_clear();
 	err = api_get_inode(fs, ino, &ip);
 	if (err < 0)
-		return api_end(err);
+		return err;
 	if (!inode_is_dir(ip))
-		return api_end(fail(-ENOTDIR, "inode %u is no directory", ino));
+		return fail(-ENOTDIR, "inode %u is no directory", ino);
 	dir = mem_alloc(sizeof(*dir));
 	if (!dir)
-		return api_end(-ENOMEM);
+		return -ENOMEM;
 	dir->fs = fs;
 	err = dir_cursor_create(ip, &dir->cursor);
 	if (err < 0) {
 		mem_free(dir);
-		return api_end(err);
+		return err;
 	}
 	*ret_dir = dir;
-	return api_end(0);
+	return 0;
+}
+
+int uext4_dir_open(struct uext4_fs *fs, uint32_t ino, struct uext4_dir **ret_dir)
+{
+	diag_clear();
+	return api_end_reap(fs, open_dir(fs, ino, ret_dir));
 }
 
 void uext4_dir_close(struct uext4_dir *dir)
@@ -430,21 +441,23 @@ static int check_file_open(const struct inode *ip, uint32_t flags)
 
 int uext4_file_open(struct uext4_fs *fs, uint32_t ino, uint32_t flags, struct uext4_file **ret_file)
 {
-	struct inode *ip INODE_SCOPE = NULL;
 	struct uext4_file *file;
+	struct inode *ip;
 	int err;
 
 	diag_clear();
 	if (flags & ~(uint32_t)FILE_FLAGS)
 		return api_invalid("a flag that this version does not know");
 	err = api_get_inode(fs, ino, &ip);
-	if (err == 0)
-		err = check_file_open(ip, flags);
-	if (err == 0)
-		err = api_file_create(ip, flags, &file);
 	if (err < 0)
 		return api_end(err);
-	ip = NULL;
+	err = check_file_open(ip, flags);
+	if (err == 0)
+		err = api_file_create(ip, flags, &file);
+	if (err < 0) {
+		inode_put(ip);
+		return api_end_reap(fs, err);
+	}
 	*ret_file = file;
 	return api_end(0);
 }
@@ -492,8 +505,8 @@ int uext4_seek(struct uext4_file *file, uint64_t offset, enum uext4_seek what, u
 	return api_end(file_seek(file->ip, offset, what, ret_offset));
 }
 
-int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t len,
-		  struct uext4_extent *extents, size_t count, size_t *ret_count)
+static int extents_call(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t len,
+			struct uext4_extent *extents, size_t count, size_t *ret_count)
 {
 	struct inode *ip INODE_SCOPE = NULL;
 	struct uext4_extent batch[EXTENT_BATCH];
@@ -501,15 +514,14 @@ int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t l
 	size_t done = 0, got;
 	int err;
 
-	diag_clear();
 	err = api_get_inode(fs, ino, &ip);
 	if (err < 0)
-		return api_end(err);
+		return err;
 	while (done < count && offset < end) {
 		err = file_extents(ip, offset, end - offset, batch,
 				   min_size(count - done, EXTENT_BATCH), &got);
 		if (err < 0)
-			return api_end(err);
+			return err;
 		if (got == 0)
 			break;
 		user_copy_out(extents + done, batch, got * sizeof(batch[0]));
@@ -517,7 +529,14 @@ int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t l
 		done += got;
 	}
 	*ret_count = done;
-	return api_end(0);
+	return 0;
+}
+
+int uext4_extents(struct uext4_fs *fs, uint32_t ino, uint64_t offset, uint64_t len,
+		  struct uext4_extent *extents, size_t count, size_t *ret_count)
+{
+	diag_clear();
+	return api_end_reap(fs, extents_call(fs, ino, offset, len, extents, count, ret_count));
 }
 
 /* ---- extended attributes ------------------------------------------------------------------- */
@@ -558,7 +577,7 @@ static int xattr_call(struct uext4_fs *fs, uint32_t ino, const char *name, void 
 int uext4_xattr_list(struct uext4_fs *fs, uint32_t ino, char *buf, size_t size, size_t *ret_size)
 {
 	diag_clear();
-	return api_end(xattr_call(fs, ino, NULL, buf, size, ret_size));
+	return api_end_reap(fs, xattr_call(fs, ino, NULL, buf, size, ret_size));
 }
 
 int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *buf, size_t size,
@@ -574,5 +593,5 @@ int uext4_xattr_get(struct uext4_fs *fs, uint32_t ino, const char *name, void *b
 	if (name_len == sizeof(own))
 		return api_end(fail(-ERANGE, "the attribute's name is too long"));
 	user_copy_in(own, name, name_len + 1);
-	return api_end(xattr_call(fs, ino, own, buf, size, ret_size));
+	return api_end_reap(fs, xattr_call(fs, ino, own, buf, size, ret_size));
 }

@@ -4,13 +4,17 @@
  * mke2fs; e2fsck behind each.
  */
 #include <errno.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -150,6 +154,110 @@ static void test_dir_close_finishes_a_removed_directory(void **state)
 	assert_int_equal(inodes_free(), before);
 }
 
+/*
+ * A call that reads copies its answer out with a reference and no lock.  Here that copy meets a
+ * fault, and while it waits another thread takes the file's name away.
+ */
+static struct {
+	void *page; /* cannot be written before the fault */
+	sem_t fault, done;
+	pthread_t thread;
+	struct sigaction before;
+} meanwhile;
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+	uintptr_t at = (uintptr_t)info->si_addr, page = (uintptr_t)meanwhile.page;
+
+	(void)context;
+	if (at < page || at >= page + (size_t)sysconf(_SC_PAGESIZE)) {
+		signal(number, SIG_DFL);
+		return;
+	}
+	sem_post(&meanwhile.fault);
+	while (sem_wait(&meanwhile.done) < 0)
+		;
+	mprotect(meanwhile.page, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE);
+}
+
+static void *remove_name(void *arg)
+{
+	while (sem_wait(&meanwhile.fault) < 0)
+		;
+	arg = uext4_unlink(fs, UEXT4_ROOT_INO, "name", 4) == 0 ? NULL : arg;
+	sem_post(&meanwhile.done);
+	return arg;
+}
+
+static void *meanwhile_begin(void)
+{
+	struct sigaction action = { .sa_sigaction = on_fault, .sa_flags = SA_SIGINFO };
+
+	sigemptyset(&action.sa_mask);
+	assert_int_equal(sigaction(SIGSEGV, &action, &meanwhile.before), 0);
+	meanwhile.page = mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_NONE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(meanwhile.page, MAP_FAILED);
+	sem_init(&meanwhile.fault, 0, 0);
+	sem_init(&meanwhile.done, 0, 0);
+	assert_int_equal(pthread_create(&meanwhile.thread, NULL, remove_name, &meanwhile), 0);
+	return meanwhile.page;
+}
+
+static void meanwhile_end(void)
+{
+	void *failed;
+
+	assert_int_equal(pthread_join(meanwhile.thread, &failed), 0);
+	assert_null(failed);
+	munmap(meanwhile.page, (size_t)sysconf(_SC_PAGESIZE));
+	sigaction(SIGSEGV, &meanwhile.before, NULL);
+}
+
+enum reader { READLINK, XATTR_GET, XATTR_LIST, EXTENTS, READERS };
+
+static void read_by(enum reader reader, uint32_t ino, void *to)
+{
+	size_t size;
+
+	switch (reader) {
+	case READLINK: ok(uext4_readlink(fs, ino, to, 4096, &size)); break;
+	case XATTR_GET: ok(uext4_xattr_get(fs, ino, "user.a", to, 5, &size)); break;
+	case XATTR_LIST: ok(uext4_xattr_list(fs, ino, to, 7, &size)); break;
+	case EXTENTS: ok(uext4_extents(fs, ino, 0, UINT64_MAX, to, 1, &size)); break;
+	case READERS: break;
+	}
+}
+
+static uint32_t make_name(enum reader reader)
+{
+	const struct uext4_new new = { .mode = 0777 };
+	uint32_t ino;
+
+	if (reader == READLINK) {
+		ok(uext4_symlink(fs, UEXT4_ROOT_INO, "name", 4, "target", 6, &new, &ino));
+		return ino;
+	}
+	ino = create("name", 0100644);
+	write_with(ino, 0, 5);
+	ok(uext4_xattr_set(fs, ino, "user.a", "value", 5, 0));
+	return ino;
+}
+
+static void test_readers_finish_what_they_kept(void **state)
+{
+	uint64_t before = inodes_free();
+
+	(void)state;
+	for (enum reader reader = 0; reader < READERS; reader++) {
+		uint32_t ino = make_name(reader);
+
+		read_by(reader, ino, meanwhile_begin());
+		meanwhile_end();
+		assert_int_equal(inodes_free(), before);
+	}
+}
+
 static uint64_t device_writes(void)
 {
 	struct uext4_stats stats;
@@ -218,6 +326,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_keep_times, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dir_close_finishes_a_removed_directory, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_readers_finish_what_they_kept, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_closes_change_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_image_is_closed, setup, teardown),
