@@ -24,7 +24,7 @@
 #include "base/mem.h"
 
 #define SHARDS 16u
-#define BUCKETS 256u /* a shard */
+#define BUCKETS_MIN 64u /* a shard; a power of two */
 
 /* How many blocks of inode table are read in one request when one is needed. */
 #define TABLE_AHEAD_BYTES (128u * 1024)
@@ -37,7 +37,8 @@
 struct icache_shard {
 	struct mutex lock;
 	struct cond loaded; /* some inode of this shard left LOADING */
-	struct list buckets[BUCKETS] GUARDED(&lock);
+	struct list *buckets GUARDED(&lock);
+	uint32_t buckets_count GUARDED(&lock); /* grows with `count`; a power of two */
 	struct list lru GUARDED(&lock);	 /* unreferenced, the longest unused first */
 	struct list todo GUARDED(&lock); /* unreferenced: without links, or with times to store */
 	uint32_t count GUARDED(&lock);	 /* inodes in buckets */
@@ -326,9 +327,19 @@ void inode_stat(struct inode *ip, struct uext4_stat *ret)
 
 /* ---- the table ----------------------------------------------------------------------------- */
 
+static struct list *buckets_create(uint32_t count)
+{
+	struct list *buckets = mem_calloc(count, sizeof(*buckets));
+
+	for (uint32_t i = 0; buckets && i < count; i++)
+		list_init(&buckets[i]);
+	return buckets;
+}
+
 int icache_create(struct uext4_fs *fs, uint32_t inodes_max, struct icache **ret)
 {
 	struct icache *ic = mem_zalloc(sizeof(*ic));
+	bool complete = true;
 
 	if (!ic)
 		return -ENOMEM;
@@ -341,8 +352,13 @@ int icache_create(struct uext4_fs *fs, uint32_t inodes_max, struct icache **ret)
 		cond_init(&shard->loaded);
 		list_init(&shard->lru);
 		list_init(&shard->todo);
-		for (unsigned b = 0; b < BUCKETS; b++)
-			list_init(&shard->buckets[b]);
+		shard->buckets = buckets_create(BUCKETS_MIN);
+		shard->buckets_count = BUCKETS_MIN;
+		complete = complete && shard->buckets;
+	}
+	if (!complete) {
+		icache_destroy(ic);
+		return -ENOMEM;
 	}
 	*ret = ic;
 	return 0;
@@ -398,17 +414,51 @@ static struct icache_shard *shard_of(struct icache *ic, uint32_t ino)
 	return &ic->shards[ino % SHARDS];
 }
 
+static struct list *bucket_of(struct icache_shard *shard, uint32_t ino) REQUIRES(&shard->lock)
+{
+	return &shard->buckets[ino / SHARDS & (shard->buckets_count - 1)];
+}
+
 static struct inode *find_locked(struct icache_shard *shard, uint32_t ino) REQUIRES(&shard->lock)
 {
-	struct list *bucket = &shard->buckets[ino / SHARDS % BUCKETS];
-
-	list_for_each(pos, bucket) {
+	list_for_each(pos, bucket_of(shard, ino)) {
 		struct inode *ip = list_entry(pos, struct inode, hash_link);
 
 		if (ip->ino == ino)
 			return ip;
 	}
 	return NULL;
+}
+
+/* Inodes that are held or referenced can be more than inodes_max.  Without memory: only slower. */
+static void grow(struct icache_shard *shard) REQUIRES(&shard->lock)
+{
+	uint32_t old_count = shard->buckets_count;
+	struct list *old = shard->buckets, *buckets = buckets_create(old_count * 2);
+
+	if (!buckets) {
+		diag_clear();
+		return;
+	}
+	shard->buckets = buckets;
+	shard->buckets_count = old_count * 2;
+	for (uint32_t i = 0; i < old_count; i++) {
+		while (!list_empty(&old[i])) {
+			struct inode *ip = list_entry(old[i].next, struct inode, hash_link);
+
+			list_del(&ip->hash_link);
+			list_add_head(bucket_of(shard, ip->ino), &ip->hash_link);
+		}
+	}
+	mem_free(old);
+}
+
+static void put_in(struct icache_shard *shard, struct inode *ip) REQUIRES(&shard->lock)
+{
+	if (shard->count >= shard->buckets_count)
+		grow(shard);
+	list_add_head(bucket_of(shard, ip->ino), &ip->hash_link);
+	shard->count++;
 }
 
 /* Takes @ip, which nobody uses, out of the table. */
@@ -498,8 +548,7 @@ static bool insert_loading(struct icache_shard *shard, struct inode *ip, struct 
 	*ret_victim = NULL;
 	mutex_lock(&shard->lock);
 	if (!find_locked(shard, ip->ino)) {
-		list_add_head(&shard->buckets[ip->ino / SHARDS % BUCKETS], &ip->hash_link);
-		shard->count++;
+		put_in(shard, ip);
 		*ret_victim = take_victim(shard, ip->fs->icache->inodes_max);
 		inserted = true;
 	}
@@ -663,8 +712,7 @@ int icache_publish(struct inode *ip)
 		cond_wait(&shard->loaded, &shard->lock);
 	if (!other) {
 		ip->load = INODE_READY;
-		list_add_head(&shard->buckets[ip->ino / SHARDS % BUCKETS], &ip->hash_link);
-		shard->count++;
+		put_in(shard, ip);
 		victim = take_victim(shard, ip->fs->icache->inodes_max);
 	}
 	mutex_unlock(&shard->lock);
@@ -721,7 +769,7 @@ size_t icache_find_dirty(struct icache *ic, struct inode **ret_inodes, size_t ma
 		struct icache_shard *shard = &ic->shards[i];
 
 		mutex_lock(&shard->lock);
-		for (unsigned b = 0; b < BUCKETS && count < max; b++) {
+		for (uint32_t b = 0; b < shard->buckets_count && count < max; b++) {
 			list_for_each(pos, &shard->buckets[b]) {
 				struct inode *ip = list_entry(pos, struct inode, hash_link);
 
@@ -752,7 +800,7 @@ bool icache_in_use(struct icache *ic)
 		struct icache_shard *shard = &ic->shards[i];
 
 		mutex_lock(&shard->lock);
-		for (unsigned b = 0; b < BUCKETS; b++) {
+		for (uint32_t b = 0; b < shard->buckets_count; b++) {
 			list_for_each(pos, &shard->buckets[b]) {
 				struct inode *ip = list_entry(pos, struct inode, hash_link);
 
@@ -816,6 +864,7 @@ void icache_destroy(struct icache *ic)
 		return;
 	icache_forget(ic);
 	for (unsigned i = 0; i < SHARDS; i++) {
+		mem_free(ic->shards[i].buckets);
 		mutex_finish(&ic->shards[i].lock);
 		cond_finish(&ic->shards[i].loaded);
 	}

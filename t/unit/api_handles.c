@@ -258,6 +258,36 @@ static void test_readers_finish_what_they_kept(void **state)
 	}
 }
 
+/* More than the table of inodes in memory is made for: it grows. */
+static void test_many_are_held(void **state)
+{
+	enum { COUNT = 5000 };
+	uint32_t *inos = malloc(COUNT * sizeof(*inos));
+	uint64_t before = inodes_free();
+
+	(void)state;
+	for (uint32_t i = 0; i < COUNT; i++) {
+		const struct uext4_new new = { .mode = 0100644, .uid = i };
+		char name[16];
+		int len = snprintf(name, sizeof(name), "%u", i);
+
+		ok(uext4_create(fs, UEXT4_ROOT_INO, name, (size_t)len, &new, &inos[i]));
+		ok(uext4_hold(fs, inos[i]));
+		ok(uext4_unlink(fs, UEXT4_ROOT_INO, name, (size_t)len));
+	}
+	for (uint32_t i = 0; i < COUNT; i++) {
+		struct uext4_stat st;
+
+		ok(uext4_stat(fs, inos[i], &st));
+		assert_int_equal(st.uid, i);
+	}
+	assert_int_equal(inodes_free(), before - COUNT);
+	for (uint32_t i = 0; i < COUNT; i++)
+		uext4_release(fs, inos[i]);
+	assert_int_equal(inodes_free(), before);
+	free(inos);
+}
+
 static uint64_t device_writes(void)
 {
 	struct uext4_stats stats;
@@ -329,6 +359,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(test_readers_finish_what_they_kept, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_many_are_held, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_closes_change_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frozen_image_is_closed, setup, teardown),
 	};
