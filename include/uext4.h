@@ -520,7 +520,11 @@ enum uext4_fallocate_flag { /* as fallocate(2) */
 			    UEXT4_FALLOC_ZERO_RANGE = 1u << 4,
 };
 
-/* -EOPNOTSUPP: the file is block-mapped, which has no unwritten blocks (punch works). */
+/*
+ * -EOPNOTSUPP: the file is block-mapped, which has no unwritten blocks (punch works).  -ENOSPC,
+ * -EDQUOT: what was allocated before stays with the file, as the kernel's does; the size, which
+ * grows there as far as that, does not.
+ */
 int uext4_fallocate(struct uext4_file *file, uint32_t flags, uint64_t offset, uint64_t len)
 	UEXT4_MUST_CHECK;
 
