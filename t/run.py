@@ -18,6 +18,7 @@ TOP = os.path.dirname(HERE)
 UNITS = [
     "base",
     "sync",
+    "sim",
     "dev",
     "disk",
     "cache",

@@ -36,6 +36,14 @@ struct held {
 static _Thread_local struct held held[HELD_MAX]; /* in the order of acquisition */
 static _Thread_local unsigned held_count;
 
+lockrank_watch_fn *lockrank_watch;
+
+static void tell(enum lockrank_event event, enum lock_rank rank, uint64_t key, const void *instance)
+{
+	if (unlikely(lockrank_watch != NULL))
+		lockrank_watch(event, rank, key, instance);
+}
+
 static const char *rank_name(enum lock_rank rank)
 {
 	switch (rank) {
@@ -88,6 +96,7 @@ void lockrank_acquire(enum lock_rank rank, uint64_t key, const void *instance)
 			    (unsigned long long)key, (unsigned long long)held[i].key);
 	}
 	push(rank, key, instance);
+	tell(LOCKRANK_ACQUIRE, rank, key, instance);
 }
 
 void lockrank_acquire_tried(enum lock_rank rank, uint64_t key, const void *instance)
@@ -105,6 +114,7 @@ void lockrank_release(enum lock_rank rank, const void *instance)
 		die("%s (at %p) is released, but not held", rank_name(rank), instance);
 	memmove(&held[i - 1], &held[i], (held_count - i) * sizeof(held[0]));
 	held_count--;
+	tell(LOCKRANK_RELEASE, rank, 0, instance);
 }
 
 void lockrank_may_acquire(enum lock_rank rank)
@@ -114,6 +124,7 @@ void lockrank_may_acquire(enum lock_rank rank)
 			die("%s (rank %d) may be waited for here, after %s (rank %d)",
 			    rank_name(rank), (int)rank, rank_name(held[i].rank), (int)held[i].rank);
 	}
+	tell(LOCKRANK_MAY, rank, 0, NULL);
 }
 
 void lockrank_assert_none(void)
