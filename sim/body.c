@@ -44,6 +44,11 @@ void sim_note(const char *fmt, ...)
 	va_end(args);
 }
 
+void sim_calm(bool calm)
+{
+	sched_calm(calm);
+}
+
 uint32_t sim_choose(uint32_t count)
 {
 	return sched_choose(count);

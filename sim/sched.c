@@ -39,6 +39,7 @@ static struct {
 	uint64_t steps_max;
 	bool timers;
 	bool coarse;
+	bool calm;
 	struct rng random;	  /* what the engine gets */
 	struct sim_thread *ended; /* and not yet joined; NULL: none */
 } run;
@@ -227,11 +228,11 @@ static struct sim_thread *pick_next(const struct sim_thread *me)
 		}
 		if (c.could & only(me->id))
 			c.current = me->id;
-		timer = run.timers ? next_deadline() : NULL;
+		timer = run.timers && !run.calm ? next_deadline() : NULL;
 		if (timer)
 			c.timer = timer->id;
-		if (!timer && (c.could & (c.could - 1)) == 0)
-			id = (uint8_t)__builtin_ctz(c.could);
+		if (run.calm || (!timer && (c.could & (c.could - 1)) == 0))
+			id = choice_default(&c);
 		else
 			id = decide(&c);
 		if (c.could & only(id))
@@ -491,6 +492,11 @@ uint32_t sched_choose(uint32_t count)
 
 	assert(count > 0 && count < NOBODY);
 	return count == 1 ? 0 : decide(&c);
+}
+
+void sched_calm(bool calm)
+{
+	run.calm = calm;
 }
 
 /* ---- pseudo ranks ---------------------------------------------------------------------------- */

@@ -105,6 +105,11 @@ void sim_threads(const struct sim_body *bodies, size_t count);
 
 /* A scheduling point with a name for the columns. */
 void sim_point(const char *fmt, ...) PRINTF(1, 2);
+/*
+ * While it is calm nothing is chosen: who runs goes on until he has to wait, then the first who
+ * can.  For what a test does before and behind its subject.
+ */
+void sim_calm(bool calm);
 /* A name for the columns, and no point. */
 void sim_note(const char *fmt, ...) PRINTF(1, 2);
 

@@ -138,7 +138,7 @@ bool choice_preempts(const struct choice *c, uint8_t id);
 
 /* ---- a run ----------------------------------------------------------------------------------- */
 
-#define STEPS_KEPT 8192u /* a power of two */
+#define STEPS_KEPT 4096u /* a power of two */
 #define CHOICES_MAX (1u << 20)
 #define RECORD_TEXT 1024
 
@@ -191,6 +191,7 @@ void sched_drop(const struct object *object);
 uint64_t sched_now(void); /* and lets a moment pass */
 uint64_t sched_random(void);
 uint32_t sched_choose(uint32_t count);
+void sched_calm(bool calm);
 void sched_end(enum sim_outcome outcome, const char *fmt, ...) PRINTF(2, 3) NORETURN;
 
 /* strategy.c */

@@ -19,6 +19,7 @@ UNITS = [
     "base",
     "sync",
     "sim",
+    "sim_engine",
     "dev",
     "disk",
     "cache",
