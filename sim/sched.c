@@ -317,6 +317,11 @@ void sched_step(enum op op, const struct object *object)
 		(void)step_add(op, NOTE_NONE, object);
 }
 
+void sched_pause(void)
+{
+	sched_step(OP_RUN, NULL);
+}
+
 void sched_done(enum op op, enum note note, const struct object *object, bool is_point)
 {
 	(void)step_add(op, note, object);
@@ -329,7 +334,7 @@ void sched_text(bool is_point, const char *fmt, va_list args)
 	struct step *s;
 
 	if (is_point)
-		sched_step(OP_RUN, NULL);
+		sched_pause();
 	s = step_add(OP_TEXT, NOTE_NONE, NULL);
 	(void)vsnprintf(s->text, sizeof(s->text), fmt, args);
 	for (const char *c = s->text; *c; c++)
@@ -363,7 +368,7 @@ bool sched_cond_wait(const void *cond, struct mutex *m, uint64_t deadline)
 	struct object lock = { .at = m, .rank = (uint8_t)m->rank, .serial = sm->serial };
 	bool timed_out;
 
-	sched_step(OP_RUN, NULL);
+	sched_pause();
 	sm->owner = 0;
 	sched_drop(&lock);
 	self->op = OP_COND;

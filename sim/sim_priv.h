@@ -177,6 +177,8 @@ void sched_run(struct record *record, const struct sim_options *options, uint64_
 struct sim_thread *sched_self(void);
 /* Does a step: waits until the scheduler picks this thread and @op can be. */
 void sched_step(enum op op, const struct object *object);
+/* Others may run first. */
+void sched_pause(void);
 /* Something has been done: a step that is seen, and a point if it is not OP_TEXT. */
 void sched_done(enum op op, enum note note, const struct object *object, bool is_point);
 void sched_text(bool is_point, const char *fmt, va_list args) PRINTF(2, 0);

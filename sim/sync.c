@@ -149,7 +149,7 @@ NO_TSA bool mutex_trylock(struct mutex *m)
 	bool free;
 
 	if (sched_self())
-		sched_step(OP_RUN, NULL);
+		sched_pause();
 	free = mutex_of(m)->owner == 0;
 	if (free) {
 		mutex_of(m)->owner = me();
@@ -227,7 +227,7 @@ static void write_lock(struct rwlock *l, uint64_t key)
 
 	lockrank_acquire(l->rank, key, l);
 	if (sched_self()) {
-		sched_step(OP_RUN, NULL);
+		sched_pause();
 		if (s->writer != 0 || s->readers != 0) {
 			s->queued |= me();
 			sched_step(OP_QUEUED, &o);
@@ -268,7 +268,7 @@ NO_TSA bool rwlock_trywrite(struct rwlock *l)
 	bool free;
 
 	if (sched_self())
-		sched_step(OP_RUN, NULL);
+		sched_pause();
 	free = s->writer == 0 && s->readers == 0;
 	if (free) {
 		s->writer = me();
@@ -378,7 +378,7 @@ bool bit_trylock(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank, uint
 
 	assert(is_pow2(bit));
 	if (sched_self())
-		sched_step(OP_RUN, NULL);
+		sched_pause();
 	taken = take_bit(word, bit);
 	if (taken)
 		lockrank_acquire_tried(rank, key, word);
@@ -466,7 +466,7 @@ int thread_create(const char *name, void (*fn)(void *arg), void *arg, struct thr
 	t->arg = arg;
 	*ret_thread = t;
 	t->slot = sched_create(name, thread_main, t);
-	sched_step(OP_RUN, NULL);
+	sched_pause();
 	return 0;
 }
 

@@ -161,6 +161,7 @@ struct op {
 };
 
 #define OPS 3 /* of each thread */
+#define OLD (THREADS * OPS + 1)
 #define UNITS_MAX 400u
 #define UNITS_WRITTEN 30u
 #define UNIT_MAX 700u
@@ -261,7 +262,7 @@ static void op_do(struct uext4_file *file, struct op *op)
 	case READ:
 		OK(uext4_pread(file, buf, sizeof(buf), offset, &got));
 		for (size_t i = 0; i < got; i++)
-			SIM_ASSERT(buf[i] <= THREADS * OPS);
+			SIM_ASSERT(buf[i] <= OLD);
 		break;
 	case WHATS: break;
 	}
@@ -337,12 +338,30 @@ static void say_contents(const struct contents *c)
 	fprintf(stderr, "\n");
 }
 
+/* Long there, and in nobody's memory. */
+static struct contents old_contents(const struct uext4_open_options *options)
+{
+	struct contents c = { 0 };
+	struct op op = { .what = WRITE, .offset = rnd(20), .count = UNITS_WRITTEN, .value = OLD };
+	struct uext4_file *file;
+
+	if (rnd(2) == 0)
+		return c;
+	OK(uext4_file_open(fs, file_ino, UEXT4_FILE_WRITE, &file));
+	write_units(file, &op);
+	op_apply(&op, &c);
+	uext4_file_close(file);
+	OK(uext4_close(fs));
+	OK(open_image(options));
+	return c;
+}
+
 static int one_file(void *arg UNUSED)
 {
 	static const char *const names[THREADS] = { "one", "two", "three" };
 	struct uext4_open_options options = random_options();
 	struct sim_body bodies[THREADS];
-	struct contents before, after, empty = { 0 };
+	struct contents start, before, after;
 
 	for (unsigned i = 0; i < THREADS * OPS; i++)
 		op_random(&ops[0][0] + i, i);
@@ -352,11 +371,12 @@ static int one_file(void *arg UNUSED)
 	OK(open_image(&options));
 	OK(uext4_create(fs, UEXT4_ROOT_INO, "f", 1, &(struct uext4_new){ .mode = 0644 },
 			&file_ino));
+	start = old_contents(&options);
 	sim_calm(false);
 	sim_threads(bodies, THREADS);
 	sim_calm(true);
 	before = read_file();
-	if (!explains(0, &empty, &before)) {
+	if (!explains(0, &start, &before)) {
 		say_contents(&before);
 		sim_fail("no order of the calls explains what is in the file");
 	}
@@ -408,15 +428,20 @@ static int use_some_file(uint32_t ino)
 	return err;
 }
 
+/* Nothing is written while it is frozen. */
 static int freeze_and_thaw(void)
 {
+	const struct dev_stats *stats = dev_bottom_stats(fail_dev);
 	int err = uext4_freeze(fs);
+	uint64_t writes;
 
-	if (err == 0) {
+	if (err < 0)
+		return err;
+	writes = atomic_load(&stats->writes);
+	for (unsigned i = 0; i < 30; i++)
 		sim_point("frozen");
-		err = uext4_thaw(fs);
-	}
-	return err;
+	SIM_ASSERT(faults || atomic_load(&stats->writes) == writes);
+	return uext4_thaw(fs);
 }
 
 static int list_dir(uint32_t dir_ino)
