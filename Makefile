@@ -6,7 +6,7 @@ JOBS  ?= $(shell nproc)
 MESON  = meson setup --reconfigure
 PY     = $(shell command -v /usr/bin/python3 || command -v python3)
 
-.PHONY: all demo quick check check-full asan tsan tsa bench install deps locking clean
+.PHONY: all demo quick check check-full asan tsan tsa sim bench install deps locking clean
 
 all: release
 
@@ -54,6 +54,13 @@ tsan: tsan-build
 # clang's thread-safety analysis of every engine source; it builds nothing.
 tsa: deps
 	@tools/tsa.sh
+
+# More schedules, from SEED on, with atomic operations as scheduling points.
+SEED ?= 1
+COUNT ?= 1000
+sim: check-build
+	@ninja -C $(BUILD)/check -j $(JOBS) $(NINJA_QUIET) sim-atomic
+	@$(BUILD)/check/sim-atomic --seed $(SEED) --count $(COUNT)
 
 bench: deps release check-build
 	@$(PY) bench/bench.py --uext4 $(BUILD)/release/uext4 --nullfuse $(BUILD)/check/nullfuse

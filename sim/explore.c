@@ -221,20 +221,29 @@ static void plan_keep(struct plan *plan, const struct record *r)
 
 /*
  * The plan without the preemption at choice @at of the last run: whoever ran goes on, and what the
- * other did until then comes later.  Returns false if it is none.
+ * others did until he ran again comes behind that, or, if @drop, when nobody asks.  Returns false
+ * if there is none.
  */
-static bool plan_without(struct record *r, const struct plan *best, uint32_t at)
+static bool plan_without(struct record *r, const struct plan *best, uint32_t at, bool drop)
 {
 	const struct choice *c = &r->choices[at];
-	uint32_t behind = at + 1;
+	const uint8_t *picks = best->picks;
+	uint32_t again = at + 1, end;
+	uint8_t *to = r->plan;
 
-	if (!choice_preempts(c, best->picks[at]) || c->current == NOBODY)
+	if (!choice_preempts(c, picks[at]) || c->current == NOBODY)
 		return false;
-	while (behind < best->count && best->picks[behind] != c->current)
-		behind++;
-	memcpy(r->plan, best->picks, at);
-	memcpy(r->plan + at, best->picks + behind, best->count - behind);
-	r->plan_count = at + best->count - behind;
+	while (again < best->count && picks[again] != c->current)
+		again++;
+	end = again;
+	while (end < best->count && picks[end] == c->current)
+		end++;
+	to = mempcpy(to, picks, at);
+	to = mempcpy(to, picks + again, end - again);
+	if (!drop)
+		to = mempcpy(to, picks + at, again - at);
+	to = mempcpy(to, picks + end, best->count - end);
+	r->plan_count = (uint32_t)(to - r->plan);
 	r->plan_loose = true;
 	return true;
 }
@@ -250,30 +259,43 @@ static void run_plan(struct explorer *x, const struct plan *plan, uint64_t seed)
 	run_one(x, &options, seed);
 }
 
-/* From the last preemption to the first: can it be left out? */
-static void minimise(struct explorer *x, uint64_t seed)
+/* Does it fail as before, and with fewer preemptions?  The record is that of the better one. */
+static bool try_without(struct explorer *x, struct plan *best, uint32_t at, bool drop,
+			enum sim_outcome outcome, uint64_t seed)
 {
 	struct sim_options options = *x->options;
-	struct record *r = x->record;
-	struct plan *best = malloc(sizeof(*best));
-	enum sim_outcome outcome = r->outcome;
-	uint32_t tries = 0;
 
-	must(best != NULL, "sim");
 	options.strategy = SIM_REPLAY;
-	plan_keep(best, r);
-	for (uint32_t at = best->count; at-- > 0 && tries < x->options->minimise;) {
-		if (at >= r->choices_count || !plan_without(r, best, at))
-			continue;
-		tries++;
-		run_one(x, &options, seed);
-		if (r->outcome == outcome && r->preemptions < best->preemptions)
-			plan_keep(best, r);
-		else
-			run_plan(x, best, seed); /* its choices are looked at next */
-		at = (uint32_t)min_u64(at, best->count);
+	if (!plan_without(x->record, best, at, drop))
+		return false;
+	run_one(x, &options, seed);
+	if (x->record->outcome == outcome && x->record->preemptions < best->preemptions) {
+		plan_keep(best, x->record);
+		return true;
 	}
 	run_plan(x, best, seed);
+	return false;
+}
+
+/* From the last preemption to the first: can it be left out?  As long as one could. */
+static void minimise(struct explorer *x, uint64_t seed)
+{
+	struct plan *best = malloc(sizeof(*best));
+	enum sim_outcome outcome = x->record->outcome;
+	uint64_t most = x->result->schedules + x->options->minimise;
+	bool better = true;
+
+	must(best != NULL, "sim");
+	plan_keep(best, x->record);
+	run_plan(x, best, seed);
+	while (better && x->record->outcome == outcome) {
+		better = false;
+		for (uint32_t at = best->count; at-- > 0 && x->result->schedules < most;) {
+			better |= try_without(x, best, at, false, outcome, seed) ||
+				  try_without(x, best, at, true, outcome, seed);
+			at = (uint32_t)min_u64(at, best->count);
+		}
+	}
 	free(best);
 }
 
@@ -314,7 +336,7 @@ static void explore(struct explorer *x)
 enum sim_outcome sim_explore(const struct sim_options *options, int (*body)(void *arg), void *arg,
 			     struct sim_result *ret_result)
 {
-	struct sim_result result = { 0 };
+	struct sim_result result = { 0 }, found;
 	struct explorer x = { .options = options, .body = body, .arg = arg, .result = &result };
 	double start = seconds();
 	char *said;
@@ -330,8 +352,10 @@ enum sim_outcome sim_explore(const struct sim_options *options, int (*body)(void
 	}
 	explore(&x);
 	result.seconds = seconds() - start;
+	found = result;
 	if (x.record->outcome != SIM_OK && options->minimise != 0)
 		minimise(&x, result.seed);
+	result = found;
 
 	result.outcome = x.record->outcome;
 	result.steps = x.record->steps;

@@ -8,7 +8,8 @@
  *    it began; the same after the image was closed and opened again.
  *  - names: files, directories, links, attributes and freezes, at random.  No call may fail for a
  *    reason that is none, and the verifier finds nothing.
- *  - faults: the same while one request of the device or one allocation fails.  Calls may fail;
+ *  - freeze: while it is frozen nothing changes, in memory or on the device.
+ *  - faults: names while one request of the device or one allocation fails.  Calls may fail;
  *    after the next recovery the verifier finds nothing.
  *
  * Usage: sim_engine [--body NAME] [--image NAME] [--seed N] [--count N] [--pct N] [--dfs N]
@@ -428,19 +429,24 @@ static int use_some_file(uint32_t ino)
 	return err;
 }
 
-/* Nothing is written while it is frozen. */
+/* While it is frozen nothing is written, and nothing changes in memory. */
 static int freeze_and_thaw(void)
 {
 	const struct dev_stats *stats = dev_bottom_stats(fail_dev);
-	int err = uext4_freeze(fs);
+	struct uext4_statfs before, now;
 	uint64_t writes;
+	int err = uext4_freeze(fs);
 
 	if (err < 0)
 		return err;
 	writes = atomic_load(&stats->writes);
+	OK(uext4_statfs(fs, 0, &before));
 	for (unsigned i = 0; i < 30; i++)
 		sim_point("frozen");
+	OK(uext4_statfs(fs, 0, &now));
 	SIM_ASSERT(faults || atomic_load(&stats->writes) == writes);
+	SIM_ASSERT(before.blocks_free == now.blocks_free);
+	SIM_ASSERT(before.inodes_free == now.inodes_free);
 	return uext4_thaw(fs);
 }
 
@@ -581,6 +587,73 @@ static int names(void *arg UNUSED)
 	return 0;
 }
 
+static void freeze_often(void *arg UNUSED)
+{
+	for (unsigned i = 0; i < 3; i++)
+		OK(freeze_and_thaw());
+}
+
+static void make_and_remove(void *arg)
+{
+	uint32_t ino;
+
+	for (unsigned i = 0; i < 3; i++) {
+		OK(uext4_create(fs, UEXT4_ROOT_INO, arg, 1, &(struct uext4_new){ .mode = 0644 },
+				&ino));
+		OK(use_some_file(ino));
+		OK(uext4_unlink(fs, UEXT4_ROOT_INO, arg, 1));
+	}
+}
+
+static uint64_t inodes_free(void)
+{
+	struct uext4_statfs s;
+
+	OK(uext4_statfs(fs, 0, &s));
+	return s.inodes_free;
+}
+
+/* A file whose last name has gone is closed while it is frozen: it goes with the thaw. */
+static void close_while_frozen(void)
+{
+	struct uext4_file *file;
+	uint64_t before;
+	uint32_t ino;
+
+	OK(uext4_create(fs, UEXT4_ROOT_INO, "o", 1, &(struct uext4_new){ .mode = 0644 }, &ino));
+	OK(uext4_file_open(fs, ino, 0, &file));
+	OK(uext4_unlink(fs, UEXT4_ROOT_INO, "o", 1));
+	OK(uext4_freeze(fs));
+	before = inodes_free();
+	uext4_file_close(file);
+	OK(uext4_sync(fs));
+	SIM_ASSERT(inodes_free() == before);
+	OK(uext4_thaw(fs));
+	SIM_ASSERT(inodes_free() == before + 1);
+}
+
+static int freezes(void *arg UNUSED)
+{
+	static char first[] = "1", second[] = "2";
+	const struct sim_body threads[] = {
+		{ "freezer", freeze_often, NULL },
+		{ "one", make_and_remove, first },
+		{ "two", make_and_remove, second },
+	};
+	struct uext4_open_options options = random_options();
+
+	sim_calm(true);
+	OK(open_image(&options));
+	sim_calm(false);
+	sim_threads(threads, ARRAY_SIZE(threads));
+	sim_calm(true);
+	close_while_frozen();
+	OK(uext4_close(fs));
+	open_and_check();
+	OK(uext4_close(fs));
+	return 0;
+}
+
 static int some_fault(void *arg UNUSED)
 {
 	struct uext4_open_options options = random_options();
@@ -614,6 +687,7 @@ static const struct named_body bodies[] = {
 	{ "one-file", one_file },
 	{ "names", names },
 	{ "faults", some_fault },
+	{ "freeze", freezes },
 };
 
 static bool run(const struct named_body *body, const struct sim_options *options)
@@ -656,6 +730,11 @@ static void names_stay_consistent(void **state UNUSED)
 static void faults_cost_no_consistency(void **state UNUSED)
 {
 	run_on_all_images(&bodies[2], 40);
+}
+
+static void frozen_is_frozen(void **state UNUSED)
+{
+	run_on_all_images(&bodies[3], 30);
 }
 
 static void schedule_is_repeatable(void **state UNUSED)
@@ -731,6 +810,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(some_order_explains_one_file),
 		cmocka_unit_test(names_stay_consistent),
 		cmocka_unit_test(faults_cost_no_consistency),
+		cmocka_unit_test(frozen_is_frozen),
 	};
 
 	sim_fix_addresses(argv);
