@@ -121,13 +121,6 @@ void sim_fail(const char *fmt, ...) PRINTF(1, 2) NORETURN;
 #define SIM_ASSERT(x) ((x) ? (void)0 : sim_fail("%s:%d: %s does not hold", __FILE__, __LINE__, #x))
 
 /*
- * How user_copy_in() and user_copy_out() touch the caller's memory, so that a test can have pages
- * of its own with faults; NULL: memcpy().  Called with nothing held.
- */
-typedef void sim_copy_fn(void *to, const void *from, size_t bytes);
-void sim_set_user_copy(sim_copy_fn *in, sim_copy_fn *out);
-
-/*
  * A filter that owns @below: each request is a scheduling point before it is passed on, and
  * another one behind it.  @block_size: the unit of the numbers in the columns.
  */

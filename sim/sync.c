@@ -261,6 +261,27 @@ NO_TSA void rwlock_write_as(struct rwlock *l, uint64_t key)
 	write_lock(l, key);
 }
 
+NO_TSA bool rwlock_tryread(struct rwlock *l)
+{
+	struct sim_rwlock *s = rwlock_of(l);
+	struct object o = rwlock_object(l, l->key);
+	bool free;
+
+	if (sched_self())
+		sched_step(OP_RUN, NULL);
+	free = s->writer == 0 && s->queued == 0;
+	if (free) {
+		s->readers |= me();
+		lockrank_acquire_tried(l->rank, l->key, l);
+	}
+	if (sched_self()) {
+		if (free)
+			sched_hold(&o, true);
+		sched_done(OP_TRY, free ? NOTE_NONE : NOTE_FAILED, &o, false);
+	}
+	return free;
+}
+
 NO_TSA bool rwlock_trywrite(struct rwlock *l)
 {
 	struct sim_rwlock *s = rwlock_of(l);
@@ -477,37 +498,6 @@ void thread_join(struct thread *t)
 	lockrank_assert_none();
 	sched_join(t->slot);
 	mem_free(t);
-}
-
-/* ---- the caller's memory --------------------------------------------------------------------- */
-
-static sim_copy_fn *copy_in, *copy_out;
-
-void sim_set_user_copy(sim_copy_fn *in, sim_copy_fn *out)
-{
-	copy_in = in;
-	copy_out = out;
-}
-
-static void copy(sim_copy_fn *fn, void *to, const void *from, size_t bytes)
-{
-	lockrank_assert_none();
-	if (bytes == 0)
-		return;
-	if (fn)
-		fn(to, from, bytes);
-	else
-		memcpy(to, from, bytes);
-}
-
-void user_copy_out(void *user, const void *from, size_t bytes)
-{
-	copy(copy_out, user, from, bytes);
-}
-
-void user_copy_in(void *to, const void *user, size_t bytes)
-{
-	copy(copy_in, to, user, bytes);
 }
 
 /* ---- time, random ---------------------------------------------------------------------------- */

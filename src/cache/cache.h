@@ -173,9 +173,18 @@ struct page {
  * its parts.
  *
  * hold, release: a file with dirty pages is referenced by the cache; release only queues (M2).
+ * try_hold: hold, of a file that nobody may be using: false if it is about to leave memory.
+ * try_lock: keeps out who would find or change pages (the inode's lock and `invalidate`,
+ * exclusive): false, without waiting, if somebody is inside.  unlock: the other way.
  *
- * mkclean, zap: page-table entries of a page are write-protected, or those of [@first, @last]
- * removed, before the page is cleaned or taken away.  NULL where nothing is ever mapped.
+ * mkwrite: a store into a locked, uptodate page that address spaces map is about to be allowed:
+ * what of the page lies below the end of the file is dirty afterwards, with a place or a promise of
+ * one (page_mkwrite of the kernel).  Called with `invalidate` held shared and no rank from `page`
+ * on but this page; never takes the inode's lock.  @unprivileged: not from the reserved blocks.
+ * -EAGAIN: the page was unlocked and locked again; look at it anew.  -ENOSPC, -EDQUOT: a hole, and
+ * no room.
+ *
+ * retry_nospc: after -ENOSPC, with nothing held: is it worth trying again?
  *
  * A file that is never written has only `fill`.
  */
@@ -184,9 +193,52 @@ struct mapping_ops {
 	int (*writepages)(struct mapping *m, pgoff_t first, pgoff_t last, bool wait);
 	void (*drop)(struct mapping *m, struct page *page);
 	void (*hold)(struct mapping *m);
+	bool (*try_hold)(struct mapping *m);
+	bool (*try_lock)(struct mapping *m);
+	void (*unlock)(struct mapping *m);
 	void (*release)(struct mapping *m);
-	void (*mkclean)(struct mapping *m, struct page *page);
-	void (*zap)(struct mapping *m, pgoff_t first, pgoff_t last);
+	int (*mkwrite)(struct mapping *m, struct page *page, bool unprivileged);
+	bool (*retry_nospc)(struct mapping *m, int err, unsigned *tries);
+};
+
+/*
+ * The memory of a file that address spaces map, and who has its pages in a page table; filled in
+ * vm/.  Page @index lies at its place in one object that they share (a memfd); the engine works
+ * through a view of its own.  None of it waits for a fault.
+ *
+ * at: where a page below `pages` lies in that view; the same as long as the file is in memory.
+ *
+ * resize: the object is @pages long.  Growing may fail (-ENOMEM).  Shrinking cannot; no page behind
+ * is in the index then (M8), and entries and memory behind are gone.
+ *
+ * protect: no entry of these pages is writable when it returns; what was stored before is in them.
+ * They are locked.
+ *
+ * discard: these pages lose their entries and their memory.  They are locked, clean and about to
+ * leave the index.
+ *
+ * pinned: is any of [@first, @last] pinned, or with @store for stores?  Those keep their writable
+ * entries, so they stay dirty.  wait_unpinned: returns when none is; nothing held (M5).
+ *
+ * destroy: with the file; nobody maps it any more.
+ */
+struct frames;
+struct frames_ops {
+	uint8_t *(*at)(struct frames *f, pgoff_t index);
+	int (*resize)(struct frames *f, pgoff_t pages);
+	void (*protect)(struct frames *f, pgoff_t first, size_t count);
+	void (*discard)(struct frames *f, pgoff_t first, size_t count);
+	bool (*pinned)(struct frames *f, pgoff_t first, pgoff_t last, bool store);
+	void (*wait_unpinned)(struct frames *f, pgoff_t first, pgoff_t last);
+	void (*destroy)(struct frames *f);
+};
+
+struct frames {
+	const struct frames_ops *ops; /* c */
+	struct mapping *mapping;      /* c */
+	/* a: its length; changed under the inode's lock exclusive */
+	_Atomic pgoff_t pages;
+	struct list cache_link; /* dirty: in the cache's list of mapped files */
 };
 
 /* A place in the cache's list of files with dirty pages, which is in the order they became so. */
@@ -211,6 +263,8 @@ struct mapping {
 	uint64_t flushed_ns;	       /* dirty: when the flusher last took it up; 0: not yet */
 	/* a: counts failed writebacks, see mapping_error(); the last error in the lower bits */
 	_Atomic uint64_t error_seq;
+	/* NULL until the file is mapped first; set under `invalidate` exclusive, once */
+	_Atomic(struct frames *) frames;
 };
 
 void mapping_init(struct mapping *m, struct cache *cache, const struct mapping_ops *ops);
@@ -294,6 +348,62 @@ void page_zero(struct page *page, size_t at, size_t bytes);
 int pages_set_dirty(struct page *const *pages, const uint8_t *parts, size_t count) MUST_CHECK;
 int page_set_dirty(struct page *page, uint8_t parts) MUST_CHECK;
 bool page_is_dirty(struct page *page);
+/* Stores come without a fault, so it stays dirty while it is written. */
+bool page_is_pinned_for_stores(struct page *page);
+
+/*
+ * ---- pages of mapped files: frames.c -----------------------------------------------------------
+ *
+ * PTE stands for the entry of a page in some page table.
+ *
+ *  P1  A PTE exists only of a page that is in the index and uptodate (I14), and is made and
+ *      protected under the page's lock.
+ *  P2  A PTE is writable only while all parts of the page below the end of the file are dirty.  So
+ *      who clears a dirty bit, or is about to raise the size, protects first (W2, S7, S11).
+ *  P3  Bytes of a page are touched by the engine only while it is locked, or under writeback (M6).
+ */
+
+/* NULL: nobody maps the file, nor did since it came into memory. */
+static inline struct frames *mapping_frames(struct mapping *m)
+{
+	return atomic_load_explicit(&m->frames, memory_order_acquire);
+}
+/*
+ * From now on the pages of @m lie in @f, which it owns.  There are none: they were written and
+ * dropped (M11).  Requires the inode's lock and `invalidate`, exclusive.
+ */
+void mapping_set_frames(struct mapping *m, struct frames *f);
+/*
+ * Before the size is raised: there is memory for @pages (M8).  The inode's lock exclusive; no rank
+ * from `page` on but pages of @m.  Nothing to do if the file is not mapped.
+ */
+int mapping_extend_frames(struct mapping *m, pgoff_t pages) MUST_CHECK;
+/* After it was lowered, or not raised after all; no page behind is in the index. */
+void mapping_cut_frames(struct mapping *m, pgoff_t pages);
+/* No PTE of these locked pages of one file is writable. */
+void pages_protect(struct page *const *pages, size_t count);
+void page_protect(struct page *page);
+/*
+ * The page @index if it is in memory: referenced and locked; uptodate or not.  @wait false: NULL
+ * also if that would have to wait, *ret_busy tells.
+ */
+struct page *page_find_locked(struct mapping *m, pgoff_t index, bool wait, bool *ret_busy);
+/* Something in [@first, @last] is pinned; and waiting, with nothing held, until nothing is (M5). */
+bool mapping_is_pinned(struct mapping *m, pgoff_t first, pgoff_t last);
+void mapping_wait_unpinned(struct mapping *m, pgoff_t first, pgoff_t last);
+/* The one caller of each slot: see there. */
+int page_mkwrite(struct page *page, bool unprivileged) MUST_CHECK;
+bool mapping_retry_nospc(struct mapping *m, int err, unsigned *tries);
+/*
+ * Throws away up to @count clean pages of [@first, @last] that nobody references.  Starts no I/O.
+ * Returns how many went.  Requires the inode's lock and `invalidate`, exclusive.
+ */
+size_t mapping_trim(struct mapping *m, pgoff_t first, pgoff_t last, size_t count);
+/*
+ * If memory is short: the same with all mapped files in turn, whose pages reclaim leaves alone.
+ * Nothing held.
+ */
+void cache_trim_frames(struct cache *cache);
 
 /*
  * ---- writeback: writeback.c --------------------------------------------------------------------
@@ -306,11 +416,12 @@ bool page_is_dirty(struct page *page);
 size_t mapping_find_dirty(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
 			  size_t max);
 /*
- * A locked dirty page that is not under writeback: its entries are write-protected, then it is
- * clean and under writeback, then the caller may unlock it and write its bytes.  Who changes them
- * meanwhile makes it dirty again.  *ret_parts: what was dirty.
+ * Locked dirty pages of one file, ascending, that are not under writeback: their entries are
+ * write-protected, then they are clean and under writeback, then the caller may unlock them and
+ * write their bytes.  Who changes them meanwhile makes them dirty again.  @ret_parts: what was
+ * dirty of each.
  */
-void page_start_writeback(struct page *page, uint8_t *ret_parts);
+void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t count);
 /*
  * The end of it for pages of one file.  @err < 0: @parts of each are dirty again, and the error is
  * remembered for fsync, once per call of this.  Wakes who waits.  The caller holds the file, and no
@@ -349,6 +460,8 @@ uint64_t mapping_error_now(struct mapping *m);
 int cache_start_flusher(struct cache *cache, uint64_t dirty_max_bytes) MUST_CHECK;
 /* Ends it.  What is dirty stays so.  Nothing may be held. */
 void cache_stop_flusher(struct cache *cache);
+/* Too much is dirty, so cache_throttle() would wait. */
+bool cache_is_throttled(struct cache *cache);
 /*
  * Waits while too much is dirty; nothing may be held.  An error: so much of what is dirty could not
  * be written that there is no room for more.

@@ -30,8 +30,9 @@ enum {
 /* In buf.refs and page.refs beside the count: it left its index and is freed by the last put. */
 #define REFS_GONE (1u << 31)
 
-enum slot_kind { SLOT_PAGE, SLOT_BUF };
-#define SLOT_KINDS 2
+/* SLOT_FRAME: pages whose memory is their file's own (struct frames); only the head is here. */
+enum slot_kind { SLOT_PAGE, SLOT_BUF, SLOT_FRAME };
+#define SLOT_KINDS 3
 
 #define SLAB_BYTES (128u * 1024)
 #define SLAB_SLOTS_MAX 64u
@@ -48,9 +49,9 @@ struct slab {
 	uint64_t free;		     /* lru: one bit a slot */
 	struct list clock_link;	     /* lru */
 	struct list free_link;	     /* lru: in shard->usable while a slot is free */
-	uint8_t *data;		     /* c */
-	struct page *pages;	     /* c: SLOT_PAGE; the heads of the slots, behind this struct */
-	struct buf *bufs;	     /* c: SLOT_BUF */
+	uint8_t *data;		     /* c: NULL: SLOT_FRAME */
+	struct page *pages; /* c: not SLOT_BUF; the heads of the slots, behind this struct */
+	struct buf *bufs;   /* c: SLOT_BUF */
 };
 
 /* shared: a part of the slabs, with a clock hand of its own */
@@ -83,6 +84,7 @@ struct page_counts {
 struct dirty_state {
 	struct mutex lock;		    /* RANK_dirty */
 	struct list files GUARDED(&lock);   /* of struct dirty_node */
+	struct list mapped GUARDED(&lock);  /* of struct frames: the next to be trimmed first */
 	uint64_t listed_seq GUARDED(&lock); /* the last one given */
 	_Atomic uint64_t pages;		    /* a: dirty or under writeback */
 	_Atomic uint64_t cleaned;	    /* a: pages that ceased to be so, ever */
@@ -148,12 +150,16 @@ void reclaim_finish(struct cache *cache);
  */
 int page_slots_get(struct cache *cache, size_t min, size_t max, struct page **ret_pages,
 		   size_t *ret_count) MUST_CHECK;
+int frame_slots_get(struct cache *cache, size_t min, size_t max, struct page **ret_pages,
+		    size_t *ret_count) MUST_CHECK;
 int buf_slots_get(struct cache *cache, size_t min, size_t max, struct buf **ret_bufs,
 		  size_t *ret_count) MUST_CHECK;
 /* Give them back: in no index, and nobody else knows them.  Their refs are not looked at. */
 void page_slots_put(struct page *const *pages, size_t count);
 void buf_slots_put(struct buf *const *bufs, size_t count);
 
+/* More is in use than should be. */
+bool reclaim_is_over_budget(struct cache *cache);
 /* Returns when no reclaim that ran before is still busy with an index that is going away. */
 void reclaim_barrier(struct cache *cache);
 
@@ -180,11 +186,25 @@ bool buf_evict(struct buf *buf, struct index_hold *hold);
 /* ---- page.c ---------------------------------------------------------------------------------- */
 
 bool page_evict(struct page *page, struct index_hold *hold);
+/*
+ * References to pages in the index, at most @max, none behind @last; *@first is moved behind them.
+ */
+size_t pages_find_any(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
+		      size_t max);
+/* Locks a referenced page if that needs no waiting and it is still in @m. */
+bool page_trylock_in(struct mapping *m, struct page *page) MUST_CHECK;
 /* Only under the mapping's lock: there the page cannot be evicted before it is referenced (C2). */
 void page_ref(struct page *page);
 void page_put(struct page *page);
 /* Takes a page that the caller references out of the index: freed with the last reference. */
 void page_leave(struct mapping *m, struct page *page) REQUIRES(&m->lock);
+
+/* ---- frames.c -------------------------------------------------------------------------------- */
+
+/* The memory of locked pages that are about to leave the index. */
+void frames_discard(struct mapping *m, struct page *const *pages, size_t count);
+/* The mapping ends: its frames too. */
+void frames_finish(struct mapping *m);
 
 /* ---- writeback.c ----------------------------------------------------------------------------- */
 

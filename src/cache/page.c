@@ -135,6 +135,7 @@ bool page_evict(struct page *page, struct index_hold *hold) NO_TSA
 
 void mapping_init(struct mapping *m, struct cache *cache, const struct mapping_ops *ops)
 {
+	atomic_init(&m->frames, NULL);
 	rwlock_init(&m->lock, RANK_mapping, 0);
 	xarray_init(&m->pages);
 	m->used = false;
@@ -175,6 +176,7 @@ void mapping_finish(struct mapping *m) NO_TSA
 			page_slots_put(pages, count);
 		reclaim_barrier(m->cache);
 	}
+	frames_finish(m);
 	xarray_finish(&m->pages);
 	xarray_finish(&m->dirty);
 	rwlock_finish(&m->lock);
@@ -290,6 +292,27 @@ static void count_hits(struct mapping *m, pgoff_t first, size_t hits, size_t mis
 		atomic_fetch_add_explicit(&counts->misses, misses, memory_order_relaxed);
 }
 
+/* New pages for @m, without a place yet. */
+static int new_pages(struct mapping *m, size_t min, size_t max, struct page **ret_pages,
+		     size_t *ret_count)
+{
+	if (unlikely(mapping_frames(m) != NULL))
+		return frame_slots_get(m->cache, min, max, ret_pages, ret_count);
+	return page_slots_get(m->cache, min, max, ret_pages, ret_count);
+}
+
+/* A new page gets its place, which for a mapped file is also where its bytes are. */
+static void page_set_index(struct mapping *m, struct page *page, pgoff_t index)
+{
+	struct frames *f = mapping_frames(m);
+
+	page->index = index;
+	if (unlikely(f != NULL)) {
+		assert(index < atomic_load(&f->pages)); /* M8 */
+		page->data = f->ops->at(f, index);
+	}
+}
+
 static void put_found(struct page *const *pages, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -313,21 +336,26 @@ struct fresh {
 static int fresh_get(struct mapping *m, pgoff_t first, struct page *const *pages, size_t count,
 		     size_t missing, size_t ahead, struct fresh *fresh)
 {
+	struct frames *f = mapping_frames(m);
 	size_t at = 0;
 	int err;
 
+	if (f != NULL) {
+		assert(first + count <= atomic_load(&f->pages));
+		ahead = (size_t)min_u64(ahead, atomic_load(&f->pages) - first - count);
+	}
 	/* Only what can be read in the same request as the last page asked for. */
 	if (pages[count - 1] != NULL)
 		ahead = 0;
 	ahead = min_size(ahead, ahead_bytes_max(m->cache) / PAGE_BYTES);
 	ahead = min_size(ahead, FRESH_MAX - missing);
-	err = page_slots_get(m->cache, missing, missing + ahead, fresh->pages, &fresh->count);
+	err = new_pages(m, missing, missing + ahead, fresh->pages, &fresh->count);
 	if (err < 0)
 		return err;
 	for (size_t i = 0; at < fresh->count; i++) {
 		if (i < count && pages[i] != NULL)
 			continue;
-		fresh->pages[at]->index = first + i;
+		page_set_index(m, fresh->pages[at], first + i);
 		page_lock(fresh->pages[at]);
 		at++;
 	}
@@ -459,7 +487,7 @@ static int make_missing(struct mapping *m, pgoff_t first, size_t count, size_t m
 	size_t got, used = 0;
 	int err;
 
-	err = page_slots_get(m->cache, missing, missing, fresh, &got);
+	err = new_pages(m, missing, missing, fresh, &got);
 	if (err < 0)
 		return err;
 	rwlock_write(&m->lock);
@@ -475,7 +503,7 @@ static int make_missing(struct mapping *m, pgoff_t first, size_t count, size_t m
 			continue;
 		}
 		page = fresh[used];
-		page->index = first + i;
+		page_set_index(m, page, first + i);
 		err = xarray_insert(&m->pages, first + i, page);
 		if (err < 0)
 			break;
@@ -517,6 +545,16 @@ bool page_lock_in(struct mapping *m, struct page *page)
 	return false;
 }
 
+bool page_trylock_in(struct mapping *m, struct page *page)
+{
+	if (!bit_trylock(&page->state, STATE_LOCK, RANK_page, page->index))
+		return false;
+	if (likely(atomic_load_explicit(&page->mapping, memory_order_relaxed) == m))
+		return true;
+	page_unlock(page);
+	return false;
+}
+
 int page_grab(struct mapping *m, pgoff_t index, struct page **ret_page)
 {
 	struct page *page;
@@ -544,6 +582,40 @@ struct page *page_grab_present(struct mapping *m, pgoff_t index)
 		return page;
 	page_put(page);
 	return NULL;
+}
+
+struct page *page_find_locked(struct mapping *m, pgoff_t index, bool wait, bool *ret_busy)
+{
+	struct page *page;
+
+	*ret_busy = false;
+	if (wait)
+		return page_grab_present(m, index);
+	if (find_pages(m, index, 1, &page) > 0)
+		return NULL;
+	if (page_trylock_in(m, page))
+		return page;
+	page_put(page);
+	*ret_busy = true;
+	return NULL;
+}
+
+size_t pages_find_any(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
+		      size_t max)
+{
+	uint64_t index = *first;
+	struct page *page;
+	size_t count = 0;
+
+	rwlock_read(&m->lock);
+	while (count < max && (page = xarray_next(&m->pages, &index)) != NULL && index <= last) {
+		page_ref(page);
+		ret_pages[count++] = page;
+		index++;
+	}
+	rwlock_read_unlock(&m->lock);
+	*first = index;
+	return count;
 }
 
 int page_fill(struct mapping *m, struct page *page)
@@ -600,11 +672,15 @@ static size_t insert_staged(struct mapping *m, pgoff_t first, struct page *const
 	return done;
 }
 
-/* Locked before anybody can find them (G1). */
+/*
+ * Locked before anybody can find them (G1).  The pages of a mapped file have memory of their own.
+ */
 size_t pages_adopt(struct mapping *m, pgoff_t first, struct page *const *staged, size_t count)
 {
 	size_t done;
 
+	if (mapping_frames(m) != NULL)
+		return 0;
 	rwlock_read(&m->lock);
 	count = count_absent(m, first, count);
 	rwlock_read_unlock(&m->lock);

@@ -40,19 +40,19 @@ static bool slab_is_unused(const struct slab *slab)
 
 static _Atomic uint32_t *slot_refs(const struct slab *slab, unsigned slot)
 {
-	return slab->kind == SLOT_PAGE ? &slab->pages[slot].refs : &slab->bufs[slot].refs;
+	return slab->kind != SLOT_BUF ? &slab->pages[slot].refs : &slab->bufs[slot].refs;
 }
 
 static _Atomic uint32_t *slot_state(const struct slab *slab, unsigned slot)
 {
-	return slab->kind == SLOT_PAGE ? &slab->pages[slot].state : &slab->bufs[slot].state;
+	return slab->kind != SLOT_BUF ? &slab->pages[slot].state : &slab->bufs[slot].state;
 }
 
 static void slab_init_slot(struct slab *slab, unsigned slot, size_t slot_bytes)
 {
-	uint8_t *data = slab->data + slot * slot_bytes;
+	uint8_t *data = slab->data != NULL ? slab->data + slot * slot_bytes : NULL;
 
-	if (slab->kind == SLOT_PAGE) {
+	if (slab->kind != SLOT_BUF) {
 		slab->pages[slot] = (struct page){ .data = data, .slab = slab };
 	} else {
 		struct buf *buf = &slab->bufs[slot];
@@ -71,16 +71,18 @@ static struct slab *slab_create(struct reclaim_shard *shard, enum slot_kind kind
 
 	if (slab == NULL)
 		return NULL;
-	slab->data = mem_alloc_aligned(slots * slot_bytes, PAGE_BYTES);
-	if (slab->data == NULL) {
-		mem_free(slab);
-		return NULL;
+	if (kind != SLOT_FRAME) {
+		slab->data = mem_alloc_aligned(slots * slot_bytes, PAGE_BYTES);
+		if (slab->data == NULL) {
+			mem_free(slab);
+			return NULL;
+		}
 	}
 	slab->shard = shard;
 	slab->kind = kind;
 	slab->slots = slots;
 	slab->bytes = slots * slot_bytes + slots * head_bytes + sizeof(*slab);
-	if (kind == SLOT_PAGE)
+	if (kind != SLOT_BUF)
 		slab->pages = (struct page *)(void *)(slab + 1);
 	else
 		slab->bufs = (struct buf *)(void *)(slab + 1);
@@ -93,6 +95,11 @@ static struct slab *slab_create(struct reclaim_shard *shard, enum slot_kind kind
 static uint64_t bytes_in_use(struct cache *cache)
 {
 	return atomic_load_explicit(&cache->bytes_total, memory_order_relaxed);
+}
+
+bool reclaim_is_over_budget(struct cache *cache)
+{
+	return bytes_in_use(cache) > cache->budget;
 }
 
 enum grow { GROW_IN_BUDGET, GROW_ANYWAY };
@@ -121,8 +128,8 @@ static bool shard_grow(struct reclaim_shard *shard, enum slot_kind kind, enum gr
 	REQUIRES(&shard->lock)
 {
 	struct cache *cache = shard->cache;
-	size_t slot_bytes = kind == SLOT_PAGE ? PAGE_BYTES : cache->block_size;
-	size_t head_bytes = kind == SLOT_PAGE ? sizeof(struct page) : sizeof(struct buf);
+	size_t slot_bytes = kind != SLOT_BUF ? PAGE_BYTES : cache->block_size;
+	size_t head_bytes = kind != SLOT_BUF ? sizeof(struct page) : sizeof(struct buf);
 	unsigned slots = (unsigned)min_size(SLAB_BYTES / slot_bytes, SLAB_SLOTS_MAX);
 	size_t bytes = slots * (slot_bytes + head_bytes) + sizeof(struct slab);
 	struct slab *slab;
@@ -224,6 +231,15 @@ static struct slab *clock_next(struct reclaim_shard *shard, enum slot_kind kind)
 }
 
 /*
+ * Frames are not evicted here: that needs locks and calls of the host that come before ours.  Who
+ * makes them trims others (frames.c).
+ */
+static bool kind_is_swept(enum slot_kind kind)
+{
+	return kind != SLOT_FRAME;
+}
+
+/*
  * Evicts, a slab at a time, until @want slots are free or the hand went around twice: the first
  * turn takes the marks away.  False if nothing became free.
  */
@@ -231,7 +247,7 @@ static bool shard_sweep(struct reclaim_shard *shard, enum slot_kind kind, size_t
 	REQUIRES(&shard->lock)
 {
 	struct index_hold hold = { NULL, NULL };
-	unsigned turns = 2 * shard->slabs[kind];
+	unsigned turns = kind_is_swept(kind) ? 2 * shard->slabs[kind] : 0;
 	size_t freed = 0;
 
 	for (; turns > 0 && freed < want; turns--) {
@@ -293,6 +309,8 @@ static bool shard_drop_slab(struct reclaim_shard *shard, enum slot_kind kind) RE
 
 	if (shard_drop_unused(shard, kind))
 		return true;
+	if (!kind_is_swept(kind))
+		return false;
 	for (; turns > 0; turns--) {
 		struct slab *slab = clock_next(shard, kind);
 
@@ -321,7 +339,7 @@ struct slot_request {
 /* OWNED: from here on nobody else touches it. */
 static void request_add(struct slot_request *rq, struct slab *slab, unsigned slot)
 {
-	if (rq->kind == SLOT_PAGE) {
+	if (rq->kind != SLOT_BUF) {
 		struct page *page = &slab->pages[slot];
 
 		assert(atomic_load_explicit(&page->mapping, memory_order_relaxed) == NULL);
@@ -357,6 +375,7 @@ static void take_free(struct reclaim_shard *shard, struct slot_request *rq) REQU
 	}
 }
 
+/* Whom a kind takes memory from. */
 static enum slot_kind other_kind(enum slot_kind kind)
 {
 	return kind == SLOT_PAGE ? SLOT_BUF : SLOT_PAGE;
@@ -412,7 +431,7 @@ static int take_beyond_budget(struct reclaim_shard *shard, struct slot_request *
 
 static void slots_put(struct cache *cache, struct slot_request *rq)
 {
-	if (rq->kind == SLOT_PAGE)
+	if (rq->kind != SLOT_BUF)
 		page_slots_put(rq->pages, rq->count);
 	else
 		buf_slots_put(rq->bufs, rq->count);
@@ -450,16 +469,28 @@ static int slots_get(struct cache *cache, struct slot_request *rq, size_t min)
 	return err;
 }
 
-int page_slots_get(struct cache *cache, size_t min, size_t max, struct page **ret_pages,
-		   size_t *ret_count)
+static int head_slots_get(struct cache *cache, enum slot_kind kind, size_t min, size_t max,
+			  struct page **ret_pages, size_t *ret_count)
 {
-	struct slot_request rq = { .kind = SLOT_PAGE, .max = max, .pages = ret_pages };
+	struct slot_request rq = { .kind = kind, .max = max, .pages = ret_pages };
 	int err = slots_get(cache, &rq, min);
 
 	if (err < 0)
 		return err;
 	*ret_count = rq.count;
 	return 0;
+}
+
+int page_slots_get(struct cache *cache, size_t min, size_t max, struct page **ret_pages,
+		   size_t *ret_count)
+{
+	return head_slots_get(cache, SLOT_PAGE, min, max, ret_pages, ret_count);
+}
+
+int frame_slots_get(struct cache *cache, size_t min, size_t max, struct page **ret_pages,
+		    size_t *ret_count)
+{
+	return head_slots_get(cache, SLOT_FRAME, min, max, ret_pages, ret_count);
 }
 
 int buf_slots_get(struct cache *cache, size_t min, size_t max, struct buf **ret_bufs,

@@ -5,7 +5,7 @@
  * Life of a page's contents (transition: function):
  *
  *	CLEAN --> DIRTY				pages_set_dirty()
- *	DIRTY --> WRITEBACK			page_start_writeback()
+ *	DIRTY --> WRITEBACK			pages_start_writeback()
  *	WRITEBACK --> WRITEBACK and DIRTY	pages_set_dirty(): it changed while it was written
  *	WRITEBACK --> CLEAN or DIRTY		pages_end_writeback(); DIRTY if it is, or failed
  *	DIRTY --> gone				mapping_drop()
@@ -13,7 +13,7 @@
  *  W1  A page that is dirty or under writeback is in mapping->dirty and referenced by it (G4); a
  *      mapping with such a page is in the cache's list and held by it.  Both lag behind only
  *      within the call that makes it so.
- *  W2  Nobody but page_start_writeback() and mapping_drop() makes a dirty page clean, and both
+ *  W2  Nobody but pages_start_writeback() and mapping_drop() makes a dirty page clean, and both
  *      after its page-table entries were taken care of.
  *  W3  A failed write loses nothing: the page is dirty again before it ceases to be under
  *      writeback.
@@ -68,18 +68,6 @@ static void mapping_release(struct mapping *m)
 {
 	lockrank_may_acquire(RANK_icache);
 	m->ops->release(m);
-}
-
-static void mapping_mkclean(struct mapping *m, struct page *page)
-{
-	if (m->ops->mkclean != NULL)
-		m->ops->mkclean(m, page);
-}
-
-static void mapping_zap(struct mapping *m, pgoff_t first, pgoff_t last)
-{
-	if (m->ops->zap != NULL)
-		m->ops->zap(m, first, last);
 }
 
 static void mapping_drop_page(struct mapping *m, struct page *page)
@@ -327,19 +315,24 @@ size_t mapping_find_dirty(struct mapping *m, pgoff_t *first, pgoff_t last, struc
 	return count;
 }
 
-void page_start_writeback(struct page *page, uint8_t *ret_parts)
+void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t count)
 {
-	struct mapping *m = atomic_load_explicit(&page->mapping, memory_order_relaxed);
-	uint32_t state = page_state(page);
+	for (size_t i = 0; i < count; i++) {
+		uint32_t state = page_state(pages[i]);
 
-	assert((state & STATE_LOCK) && (state & STATE_UPTODATE));
-	assert((state & STATE_DIRTY) && !(state & STATE_WRITEBACK));
-	(void)state;
-	mapping_mkclean(m, page); /* W2 */
-	atomic_fetch_or(&page->state, STATE_WRITEBACK);
-	atomic_fetch_and(&page->state, ~(uint32_t)STATE_DIRTY);
-	*ret_parts = page->dirty;
-	page->dirty = 0;
+		assert((state & STATE_LOCK) && (state & STATE_UPTODATE));
+		assert((state & STATE_DIRTY) && !(state & STATE_WRITEBACK));
+		(void)state;
+	}
+	pages_protect(pages, count); /* W2, S7 */
+	for (size_t i = 0; i < count; i++) {
+		atomic_fetch_or(&pages[i]->state, STATE_WRITEBACK);
+		ret_parts[i] = pages[i]->dirty;
+		if (unlikely(page_is_pinned_for_stores(pages[i])))
+			continue;
+		atomic_fetch_and(&pages[i]->state, ~(uint32_t)STATE_DIRTY);
+		pages[i]->dirty = 0;
+	}
 }
 
 /* W3.  They stay in the index, as they are still under writeback. */
@@ -474,6 +467,7 @@ static void drop_locked(struct mapping *m, struct page *const *pages, size_t cou
 	size_t cleaned = 0;
 	bool none;
 
+	frames_discard(m, pages, count); /* W2 */
 	for (size_t i = 0; i < count; i++) {
 		if (page_is_dirty(pages[i]) || pages[i]->reserved != 0)
 			mapping_drop_page(m, pages[i]);
@@ -524,31 +518,13 @@ static void drop_some(struct mapping *m, struct page *const *pages, size_t count
 	*ret_done = atomic_load_explicit(&pages[0]->mapping, memory_order_relaxed) != m;
 }
 
-static size_t find_any(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **pages)
-{
-	uint64_t index = *first;
-	struct page *page;
-	size_t count = 0;
-
-	rwlock_read(&m->lock);
-	while (count < BATCH && (page = xarray_next(&m->pages, &index)) != NULL && index <= last) {
-		page_ref(page);
-		pages[count++] = page;
-		index++;
-	}
-	rwlock_read_unlock(&m->lock);
-	*first = index;
-	return count;
-}
-
 void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last)
 {
 	struct page *pages[BATCH];
 	size_t count, done;
 
 	lockrank_may_acquire(RANK_writeback);
-	mapping_zap(m, first, last);
-	while ((count = find_any(m, &first, last, pages)) > 0) {
+	while ((count = pages_find_any(m, &first, last, pages, BATCH)) > 0) {
 		for (size_t i = 0; i < count; i += done)
 			drop_some(m, pages + i, count - i, &done);
 		pages_put(pages, count);
@@ -728,15 +704,18 @@ static COLD int throttle_wait(struct dirty_state *d)
 	return 0;
 }
 
-int cache_throttle(struct cache *cache)
+bool cache_is_throttled(struct cache *cache)
 {
 	struct dirty_state *d = &cache->dirty;
 
+	return atomic_load_explicit(&d->pages, memory_order_relaxed) >
+	       atomic_load_explicit(&d->pages_max, memory_order_relaxed);
+}
+
+int cache_throttle(struct cache *cache)
+{
 	lockrank_assert_none();
-	if (likely(atomic_load_explicit(&d->pages, memory_order_relaxed) <=
-		   atomic_load_explicit(&d->pages_max, memory_order_relaxed)))
-		return 0;
-	return throttle_wait(d);
+	return likely(!cache_is_throttled(cache)) ? 0 : throttle_wait(&cache->dirty);
 }
 
 int cache_start_flusher(struct cache *cache, uint64_t dirty_max_bytes)
@@ -780,6 +759,7 @@ void dirty_init(struct cache *cache)
 
 	mutex_init(&d->lock, RANK_dirty);
 	list_init(&d->files);
+	list_init(&d->mapped);
 	cond_init(&d->wakeup);
 	cond_init(&d->progress);
 	atomic_init(&d->pages_max, UINT64_MAX);
@@ -791,7 +771,7 @@ void dirty_finish(struct cache *cache)
 	struct dirty_state *d = &cache->dirty;
 
 	assert(d->flusher == NULL);
-	assert(list_empty(&d->files) && atomic_load(&d->pages) == 0);
+	assert(list_empty(&d->files) && list_empty(&d->mapped) && atomic_load(&d->pages) == 0);
 	cond_finish(&d->wakeup);
 	cond_finish(&d->progress);
 	mutex_finish(&d->lock);

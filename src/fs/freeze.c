@@ -4,8 +4,11 @@
  *
  *  Z1  A modifying call is counted from fs_write_begin() to fs_write_end().  While it is frozen
  *      nobody is counted: who comes waits, holding nothing.
- *  Z2  The counter and the flag are both sequentially consistent, and each side sets its own before
- *      it looks at the other's: so either the caller sees the freeze, or the freeze the caller.
+ *      Write faults are counted too, from fs_fault_begin() on; who comes then is told, and waits
+ *      with nothing held (M1).
+ *  Z2  The counters and the flag are both sequentially consistent, and each side sets its own
+ *      before it looks at the other's: so either the caller sees the freeze, or the freeze the
+ *      caller.
  *  Z3  Inodes that went with their last reference are finished by fs_reap(), which is such a call,
  *      but does not wait: while it is frozen they stay queued, and the thaw finishes them.
  */
@@ -16,7 +19,7 @@
 
 /* shared */
 struct freeze {
-	_Atomic uint32_t inside;   /* a: modifying calls */
+	_Atomic uint32_t inside;   /* a: modifying calls, and write faults */
 	_Atomic bool frozen;	   /* a; changed under the lock */
 	struct mutex lock;	   /* RANK_leaf */
 	struct cond changed;	   /* thawed, or nobody inside */
@@ -54,6 +57,14 @@ static void leave(struct freeze *f)
 	mutex_unlock(&f->lock);
 }
 
+static void wait_thawed(struct freeze *f)
+{
+	mutex_lock(&f->lock);
+	while (atomic_load(&f->frozen))
+		cond_wait(&f->changed, &f->lock);
+	mutex_unlock(&f->lock);
+}
+
 /* False: it is frozen. */
 static bool enter(struct freeze *f)
 {
@@ -73,12 +84,8 @@ int fs_write_begin(struct uext4_fs *fs)
 	if (err < 0)
 		return err;
 	lockrank_may_acquire(RANK_freeze_write);
-	while (!enter(f)) {
-		mutex_lock(&f->lock);
-		while (atomic_load(&f->frozen))
-			cond_wait(&f->changed, &f->lock);
-		mutex_unlock(&f->lock);
-	}
+	while (!enter(f))
+		wait_thawed(f);
 	lockrank_acquire(RANK_freeze_write, 0, fs);
 	return 0;
 }
@@ -87,6 +94,31 @@ void fs_write_end(struct uext4_fs *fs)
 {
 	lockrank_release(RANK_freeze_write, fs);
 	leave(fs->freeze);
+}
+
+int fs_fault_begin(struct uext4_fs *fs)
+{
+	int err;
+
+	err = fs_check_writable(fs);
+	if (err < 0)
+		return err;
+	if (!enter(fs->freeze))
+		return -EAGAIN;
+	lockrank_acquire(RANK_freeze_fault, 0, fs);
+	return 0;
+}
+
+void fs_fault_end(struct uext4_fs *fs)
+{
+	lockrank_release(RANK_freeze_fault, fs);
+	leave(fs->freeze);
+}
+
+void fs_wait_thawed(struct uext4_fs *fs)
+{
+	lockrank_assert_none();
+	wait_thawed(fs->freeze);
 }
 
 int fs_reap(struct uext4_fs *fs)

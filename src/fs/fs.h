@@ -60,6 +60,7 @@ struct data_flush {
 };
 
 struct freeze;
+struct vm_space;
 struct orphan_file;
 struct mmp;
 struct xattr_share;
@@ -105,12 +106,16 @@ struct uext4_fs {
 	struct orphan_file *orphan_file;	  /* c: NULL without one */
 	struct mutex rename_lock;		  /* RANK_rename */
 	struct freeze *freeze;			  /* c: freeze.c */
-	struct mmp *mmp;			  /* c: NULL without the feature */
-	struct xattr_share *xattr_share;	  /* c */
-	struct dev *journal_dev;		  /* c: owned; NULL: the journal is inside */
-	enum fs_errors errors;			  /* c */
-	_Atomic int error;			  /* a: the first that made it read-only */
-	struct mutex note_lock;			  /* RANK_leaf */
+	/* a: mappings of its files, and pins; no scope begins while there are any */
+	_Atomic uint32_t mapped;
+	/* a: NULL until something is mapped first; api/ makes and destroys it */
+	_Atomic(struct vm_space *) space;
+	struct mmp *mmp;		 /* c: NULL without the feature */
+	struct xattr_share *xattr_share; /* c */
+	struct dev *journal_dev;	 /* c: owned; NULL: the journal is inside */
+	enum fs_errors errors;		 /* c */
+	_Atomic int error;		 /* a: the first that made it read-only */
+	struct mutex note_lock;		 /* RANK_leaf */
 	struct super_note note GUARDED(&note_lock);
 };
 
@@ -168,6 +173,14 @@ int fs_sync(struct uext4_fs *fs) MUST_CHECK;
  */
 int fs_write_begin(struct uext4_fs *fs) MUST_CHECK;
 void fs_write_end(struct uext4_fs *fs);
+/*
+ * A write fault is inside (rank freeze_fault).  Never waits, so it is asked for with `space` held
+ * too (M1): -EAGAIN while the image is frozen, then fs_wait_thawed() with nothing held; -EROFS as
+ * fs_check_writable().
+ */
+int fs_fault_begin(struct uext4_fs *fs) MUST_CHECK;
+void fs_fault_end(struct uext4_fs *fs);
+void fs_wait_thawed(struct uext4_fs *fs);
 /*
  * Several calls that are durable together or not at all (scope.c).  The caller has @fs for himself.
  * After a commit that failed, and after -E2BIG from any call, only cancel is possible.
@@ -247,8 +260,8 @@ struct inode {
 	/*
 	 * The inode as on disk, geom.inode_size bytes, verified.  i_block belongs to map_lock
 	 * (BLOCKS) or xattr_lock (INLINE, FAST); the xattr area to xattr_lock; i_blocks to
-	 * map_lock; i_size to raw_lock; the rest to lock.  Who changes a byte holds its lock
-	 * exclusive and raw_lock; either suffices to read it.
+	 * map_lock; i_size and times to raw_lock; the rest to lock.  Who changes a byte holds its
+	 * lock exclusive and raw_lock; either suffices to read it.
 	 */
 	struct ext4_inode *raw;
 	struct mutex raw_lock; /* RANK_raw */
@@ -270,6 +283,7 @@ struct inode {
 	struct prealloc *prealloc;	 /* group.c's and balloc.c's own locks */
 	_Atomic uint64_t flush_needed;	 /* a: of fs->data_flush, for data written in place */
 	struct mutex writepages_lock;	 /* RANK_writepages */
+	struct mutex reserve_lock;	 /* RANK_reserve */
 	struct mutex delayed_lock;	 /* RANK_leaf */
 	_Atomic uint64_t delayed_blocks; /* a: promised to data that has no place yet */
 	/* See ops/delayed.c; nothing in it where blocks, clusters and pages do not share. */
@@ -302,6 +316,8 @@ void inode_ref(struct inode *ip);
  * inode without links and references is deleted though its pages are dirty, which are dropped then.
  */
 void inode_hold(struct inode *ip);
+/* False: it is about to leave memory, which it cannot before the caller gives up what keeps it. */
+bool inode_try_hold(struct inode *ip);
 void inode_release(struct inode *ip);
 /*
  * Finishes inodes whose last reference went while they had no links, in this thread.  No lock held.

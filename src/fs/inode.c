@@ -39,7 +39,7 @@ struct icache_shard {
 	struct cond loaded; /* some inode of this shard left LOADING */
 	struct list *buckets GUARDED(&lock);
 	uint32_t buckets_count GUARDED(&lock); /* grows with `count`; a power of two */
-	struct list lru GUARDED(&lock);	 /* unreferenced, the longest unused first */
+	struct list lru GUARDED(&lock);	       /* unreferenced, the longest unused first */
 	struct list todo GUARDED(&lock); /* unreferenced: without links, or with times to store */
 	uint32_t count GUARDED(&lock);	 /* inodes in buckets */
 };
@@ -374,6 +374,7 @@ static void inode_free(struct inode *ip)
 	rwlock_finish(&ip->map_lock);
 	mutex_finish(&ip->raw_lock);
 	mutex_finish(&ip->writepages_lock);
+	mutex_finish(&ip->reserve_lock);
 	mutex_finish(&ip->delayed_lock);
 	balloc_discard_prealloc(ip);
 	if (ip->fs->quota)
@@ -402,6 +403,7 @@ static struct inode *inode_new(struct uext4_fs *fs, uint32_t ino)
 	rwlock_init(&ip->map_lock, RANK_map, ino);
 	mutex_init(&ip->raw_lock, RANK_raw);
 	mutex_init(&ip->writepages_lock, RANK_writepages);
+	mutex_init(&ip->reserve_lock, RANK_reserve);
 	mutex_init(&ip->delayed_lock, RANK_leaf);
 	list_init(&ip->orphan_link);
 	xarray_init(&ip->delayed);
@@ -657,6 +659,22 @@ void inode_hold(struct inode *ip)
 	assert(ip->refs > 0 || ip->holds > 0 || ip->queued);
 	ip->holds++;
 	mutex_unlock(&shard->lock);
+}
+
+bool inode_try_hold(struct inode *ip)
+{
+	struct icache_shard *shard = shard_of(ip->fs->icache, ip->ino);
+	bool alive;
+
+	mutex_lock(&shard->lock);
+	alive = ip->load == INODE_READY && !list_empty(&ip->hash_link);
+	if (alive) {
+		if (ip->refs == 0 && ip->holds == 0 && !ip->queued)
+			list_del(&ip->lru_link); /* which it is not on while it is held */
+		ip->holds++;
+	}
+	mutex_unlock(&shard->lock);
+	return alive;
 }
 
 void inode_release(struct inode *ip)

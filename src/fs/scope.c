@@ -30,6 +30,8 @@ int fs_scope_begin(struct uext4_fs *fs)
 		return err;
 	if (fs->in_scope)
 		return fail(-EBUSY, "a scope is open already");
+	if (atomic_load(&fs->mapped) > 0)
+		return fail(-EBUSY, "files of the image are mapped: a store belongs to no scope");
 	err = fs_sync(fs);
 	if (err == 0)
 		err = txn_log_flush(fs->log);

@@ -568,14 +568,18 @@ int attr_set(struct inode *ip, const struct uext4_attr *attr)
 	err = check_request(ip, attr);
 	if (err < 0 || attr->valid == 0)
 		return err;
-	err = fs_write_begin(ip->fs);
-	if (err < 0)
-		return err;
-	inode_lock(ip, INODE_CHILD);
-	err = set_locked(ip, attr);
-	inode_unlock(ip);
-	fs_write_end(ip->fs);
-	return err;
+	for (;;) {
+		err = fs_write_begin(ip->fs);
+		if (err < 0)
+			return err;
+		inode_lock(ip, INODE_CHILD);
+		err = set_locked(ip, attr);
+		inode_unlock(ip);
+		fs_write_end(ip->fs);
+		if (err != -EAGAIN) /* what would be cut off is pinned */
+			return err;
+		mapping_wait_unpinned(&ip->pages, div_round_up(attr->size, PAGE_BYTES), UINT64_MAX);
+	}
 }
 
 /* As the system call, which knows attributes of users on files and directories only. */

@@ -9,8 +9,10 @@
  *
  *  D1  A part is reserved from the write that puts data into a hole until its block is mapped, or
  *      the data is thrown away.  While it is, the map is not asked again.
- *  D2  Writers add under the inode's lock.  Writeback and truncation, which take away, hold the
- *      page's lock; delayed_lock keeps those of different pages apart.
+ *  D2  Who adds holds the page's lock, and reserve_lock where promises are shared: writers under
+ *      the inode's lock, stores through mappings under `invalidate` shared.  Who makes a hole
+ *      something else, but for writeback, holds both exclusive.  Writeback and truncation, which
+ *      take away, hold the page's lock; delayed_lock keeps those of different pages apart.
  *  D3  A cluster without a promise that has an entry belongs to the file already, or is being
  *      written to.
  *  D4  The blocks of a block map come out of what is free, and there may be three for one of data.
@@ -129,7 +131,7 @@ static int add_entry(struct inode *ip, lblk_t logical, bool promised)
 }
 
 /* A part of the hole at @logical becomes reserved. */
-static int add_part(struct inode *ip, lblk_t logical, bool root)
+static int add_part_locked(struct inode *ip, lblk_t logical, bool root) REQUIRES(&ip->reserve_lock)
 {
 	uint32_t count;
 	blk_t blk;
@@ -145,6 +147,16 @@ static int add_part(struct inode *ip, lblk_t logical, bool root)
 	err = add_entry(ip, logical, blk == 0);
 	if (err < 0 && blk == 0)
 		take_back(ip, 1);
+	return err;
+}
+
+static int add_part(struct inode *ip, lblk_t logical, bool root)
+{
+	int err;
+
+	mutex_lock(&ip->reserve_lock);
+	err = add_part_locked(ip, logical, root);
+	mutex_unlock(&ip->reserve_lock);
 	return err;
 }
 

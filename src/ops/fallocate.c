@@ -10,6 +10,8 @@
  *  H2  The bytes of blocks that are only in part in the range become zeros through the page cache;
  *      whole blocks change in the map, with their pages thrown away before, under `invalidate`
  *      exclusive, so that nobody reads the old ones in between.
+ *      Stores through mappings wait for it too, from the first look at the map on: they would
+ *      promise places to what is no hole any more.
  *  H3  Each step leaves a state that is right for itself: a crash finds the range done in part.
  */
 #include "ops/file_priv.h"
@@ -166,6 +168,7 @@ static void forget_parts(struct inode *ip, uint64_t at, uint64_t end)
 		page_wait_writeback(page);
 		pages_put(&page, 1);
 	}
+	page_protect(page); /* P2 */
 	delayed_drop(ip, page, parts);
 	page->dirty &= (uint8_t)~parts;
 	if (page_is_uptodate(page))
@@ -225,11 +228,38 @@ static int flush_clusters(struct inode *ip, const struct whole *w)
 	return err < 0 ? err : file_flush_cluster(ip, (uint64_t)w->end << bits, true);
 }
 
+/* M5: whole pages of the range are pinned; as cuts_pinned() in truncate.c. */
+static bool takes_pinned(const struct range *r)
+{
+	pgoff_t first = div_round_up(r->start, PAGE_BYTES), end = r->end >> PAGE_BITS;
+
+	return first < end && mapping_is_pinned(&r->ip->pages, first, end - 1);
+}
+
+/* Requires `invalidate` exclusive. */
+static int punch_blocks(const struct range *r)
+{
+	struct whole w = whole_blocks(r);
+	struct inode *ip = r->ip;
+	int err;
+
+	if (takes_pinned(r))
+		return -EAGAIN;
+	err = zero_edges(r);
+	if (err < 0 || w.first >= w.end)
+		return err;
+	err = flush_clusters(ip, &w);
+	if (err < 0)
+		return err;
+	balloc_discard_prealloc(ip);
+	drop_whole(ip, &w);
+	return remove_whole(ip, &w);
+}
+
 /* As the kernel: not behind the page of the file's end. */
 static int punch(struct range *r)
 {
 	struct inode *ip = r->ip;
-	struct whole w;
 	int err;
 
 	if (r->start >= ip->size)
@@ -241,17 +271,8 @@ static int punch(struct range *r)
 		if (err < 0)
 			return err;
 	}
-	w = whole_blocks(r);
-	err = zero_edges(r);
-	if (err < 0 || w.first >= w.end)
-		return err;
-	err = flush_clusters(ip, &w);
-	if (err < 0)
-		return err;
-	balloc_discard_prealloc(ip);
 	rwlock_write(&ip->invalidate);
-	drop_whole(ip, &w);
-	err = remove_whole(ip, &w);
+	err = punch_blocks(r);
 	rwlock_write_unlock(&ip->invalidate);
 	return err;
 }
@@ -293,20 +314,20 @@ static int unwrite_whole(struct inode *ip, const struct whole *w)
 	return 0;
 }
 
+/* Requires `invalidate` exclusive. */
 static int zero_range(const struct range *r)
 {
 	struct whole w = whole_blocks(r);
 	struct inode *ip = r->ip;
 	int err;
 
+	if (takes_pinned(r))
+		return -EAGAIN;
 	err = zero_edges(r);
 	if (err < 0 || w.first >= w.end)
 		return err;
-	rwlock_write(&ip->invalidate);
 	drop_whole(ip, &w);
-	err = unwrite_whole(ip, &w);
-	rwlock_write_unlock(&ip->invalidate);
-	return err;
+	return unwrite_whole(ip, &w);
 }
 
 /* ---- the call -------------------------------------------------------------------------------- */
@@ -318,22 +339,35 @@ static bool has_unwritten(const struct inode *ip)
 		       : geom_has_incompat(&ip->fs->geom, EXT4_FEATURE_INCOMPAT_EXTENTS);
 }
 
-/* Space, and with ZERO_RANGE zeros. */
-static int allocate(const struct range *r)
+/* Requires `invalidate` exclusive. */
+static int allocate_blocks(const struct range *r)
 {
 	struct inode *ip = r->ip;
 	uint64_t unit = (uint64_t)ip->fs->geom.block_size << ip->fs->geom.cluster_ratio_bits;
-	int err = 0;
+	int err;
 
-	if (ip->state != INODE_BLOCKS)
-		err = inline_convert(ip, true);
-	if (err == 0)
-		err = mapping_flush(&ip->pages, round_down_pow2(r->start, unit) >> PAGE_BITS,
-				    (round_up_pow2(r->end, unit) - 1) >> PAGE_BITS); /* H1 */
+	err = mapping_flush(&ip->pages, round_down_pow2(r->start, unit) >> PAGE_BITS,
+			    (round_up_pow2(r->end, unit) - 1) >> PAGE_BITS); /* H1 */
 	if (err == 0)
 		err = allocate_range(r);
 	if (err == 0 && (r->flags & UEXT4_FALLOC_ZERO_RANGE))
 		err = zero_range(r);
+	return err;
+}
+
+/* Space, and with ZERO_RANGE zeros. */
+static int allocate(const struct range *r)
+{
+	struct inode *ip = r->ip;
+	int err = 0;
+
+	if (ip->state != INODE_BLOCKS)
+		err = inline_convert(ip, true);
+	if (err < 0)
+		return err;
+	rwlock_write(&ip->invalidate);
+	err = allocate_blocks(r);
+	rwlock_write_unlock(&ip->invalidate);
 	if (err == 0 && !(r->flags & UEXT4_FALLOC_KEEP_SIZE) && r->end > ip->size)
 		err = file_grow(ip, r->end);
 	return err;
@@ -361,7 +395,7 @@ static int fallocate_locked(struct range *r)
 		err = file_settle_size(ip);
 	if (err == 0)
 		file_touch(ip);
-	return err;
+	return first_error(err, file_fit_frames(ip));
 }
 
 static int check_call(uint32_t flags, uint64_t offset, uint64_t len, uint64_t *ret_end)
@@ -391,7 +425,7 @@ int file_fallocate(struct inode *ip, uint32_t flags, uint64_t offset, uint64_t l
 	err = check_call(r.flags, offset, len, &r.end);
 	if (err < 0)
 		return err;
-	do {
+	for (;;) {
 		err = fs_write_begin(ip->fs);
 		if (err < 0)
 			return err;
@@ -399,6 +433,10 @@ int file_fallocate(struct inode *ip, uint32_t flags, uint64_t offset, uint64_t l
 		err = fallocate_locked(&r);
 		inode_unlock(ip);
 		fs_write_end(ip->fs);
-	} while (file_retry_nospc(ip, err, &tries));
-	return err;
+		if (err == -EAGAIN) /* M5 */
+			mapping_wait_unpinned(&ip->pages, offset >> PAGE_BITS,
+					      (r.end - 1) >> PAGE_BITS);
+		else if (!file_retry_nospc(ip, err, &tries))
+			return err;
+	}
 }

@@ -299,6 +299,32 @@ static void file_hold(struct mapping *m)
 	inode_hold(container_of(m, struct inode, pages));
 }
 
+static bool file_try_hold(struct mapping *m)
+{
+	return inode_try_hold(container_of(m, struct inode, pages));
+}
+
+/* Writers hold the inode's lock, readers and faults `invalidate`. */
+static NO_TSA bool file_try_lock(struct mapping *m)
+{
+	struct inode *ip = container_of(m, struct inode, pages);
+
+	if (!rwlock_trywrite(&ip->lock))
+		return false;
+	if (rwlock_trywrite(&ip->invalidate))
+		return true;
+	rwlock_write_unlock(&ip->lock);
+	return false;
+}
+
+static NO_TSA void file_unlock(struct mapping *m)
+{
+	struct inode *ip = container_of(m, struct inode, pages);
+
+	rwlock_write_unlock(&ip->invalidate);
+	rwlock_write_unlock(&ip->lock);
+}
+
 static void file_release(struct mapping *m)
 {
 	inode_release(container_of(m, struct inode, pages));
@@ -309,7 +335,12 @@ const struct mapping_ops file_mapping_ops = {
 	.writepages = file_writepages,
 	.drop = file_drop,
 	.hold = file_hold,
+	.try_hold = file_try_hold,
+	.try_lock = file_try_lock,
+	.unlock = file_unlock,
 	.release = file_release,
+	.mkwrite = file_mkwrite,
+	.retry_nospc = file_mkwrite_retry,
 };
 
 /* ---- read ------------------------------------------------------------------------------------ */
@@ -349,12 +380,70 @@ static void copy_out(uint8_t *user, uint64_t offset, size_t bytes, struct page *
 	}
 }
 
+/*
+ * The same of pages that others map: their bytes are looked at under their locks only, as the
+ * memory of one that is cut off goes (M6), and nothing is locked while the caller's memory is
+ * touched.
+ */
+static int copy_out_mapped(struct inode *ip, uint8_t *user, uint64_t offset, size_t bytes,
+			   struct page *const *pages)
+{
+	size_t in_page = offset & (PAGE_BYTES - 1);
+	uint8_t own[PAGE_BYTES];
+
+	for (; bytes > 0; pages++) {
+		size_t step = min_size(PAGE_BYTES - in_page, bytes);
+
+		if (!page_lock_in(&ip->pages, *pages))
+			return -EAGAIN;
+		memcpy(own, (*pages)->data + in_page, step);
+		page_unlock(*pages);
+		user_copy_out(user, own, step);
+		user += step;
+		bytes -= step;
+		in_page = 0;
+	}
+	return 0;
+}
+
+/*
+ * Up to PAGES_BATCH_MAX pages' worth of [@at, @end): returns how many bytes were read, 0 at the end
+ * of the file; -EAGAIN: nothing is said, as a page went meanwhile.
+ */
+static ssize_t read_batch(struct inode *ip, uint8_t *user, uint64_t at, uint64_t end, size_t ahead)
+{
+	struct page *pages[PAGES_BATCH_MAX];
+	pgoff_t first = at >> PAGE_BITS;
+	size_t count, bytes;
+	bool mapped;
+	int err;
+
+	rwlock_read(&ip->invalidate);
+	mapped = mapping_frames(&ip->pages) != NULL;
+	if (mapped) /* behind it there is no memory */
+		end = min_u64(end, file_shape(ip).size);
+	if (at >= end) {
+		rwlock_read_unlock(&ip->invalidate);
+		return 0;
+	}
+	count = (size_t)min_u64(PAGES_BATCH_MAX, ((end - 1) >> PAGE_BITS) - first + 1);
+	bytes = (size_t)(min_u64(end, (first + count) << PAGE_BITS) - at);
+	err = pages_get(&ip->pages, first, count, ahead, pages);
+	rwlock_read_unlock(&ip->invalidate);
+	if (err < 0)
+		return err;
+	if (mapped)
+		err = copy_out_mapped(ip, user, at, bytes, pages);
+	else
+		copy_out(user, at, bytes, pages); /* F2 */
+	pages_put(pages, count);
+	return err < 0 ? err : (ssize_t)bytes;
+}
+
 int file_read(struct inode *ip, void *user, size_t len, uint64_t offset, size_t *ret_read)
 {
 	uint64_t size = file_shape(ip).size, at = offset, end;
-	struct page *pages[PAGES_BATCH_MAX];
 	size_t ahead;
-	int err;
 
 	if (len == 0 || offset >= size) {
 		*ret_read = 0;
@@ -364,21 +453,17 @@ int file_read(struct inode *ip, void *user, size_t len, uint64_t offset, size_t 
 	ahead = ahead_of(ip, offset, end - offset, size);
 
 	while (at < end) {
-		pgoff_t first = at >> PAGE_BITS;
-		uint64_t pages_left = ((end - 1) >> PAGE_BITS) - first + 1;
-		size_t count = (size_t)min_u64(PAGES_BATCH_MAX, pages_left);
-		size_t bytes = (size_t)(min_u64(end, (first + count) << PAGE_BITS) - at);
+		ssize_t got = read_batch(ip, (uint8_t *)user + (at - offset), at, end, ahead);
 
-		rwlock_read(&ip->invalidate);
-		err = pages_get(&ip->pages, first, count, ahead, pages);
-		rwlock_read_unlock(&ip->invalidate);
-		if (err < 0)
-			return err;
-		copy_out((uint8_t *)user + (at - offset), at, bytes, pages); /* F2 */
-		pages_put(pages, count);
-		at += bytes;
+		if (got == -EAGAIN)
+			continue;
+		if (got < 0)
+			return (int)got;
+		if (got == 0)
+			break;
+		at += (uint64_t)got;
 	}
-	*ret_read = (size_t)(end - offset);
+	*ret_read = (size_t)(at - offset);
 	return 0;
 }
 
@@ -424,7 +509,9 @@ static int seek_inline(struct inode *ip, uint64_t offset, uint64_t size, bool wa
 	return 0;
 }
 
-int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
+/* The inode's lock shared: what is inside of it stays so meanwhile. */
+static int seek_locked(struct inode *ip, uint64_t offset, enum uext4_seek what,
+		       uint64_t *ret_offset)
 {
 	bool want_data = what == UEXT4_SEEK_DATA;
 	struct file_shape shape;
@@ -432,10 +519,6 @@ int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t 
 	uint64_t at = offset;
 	int err;
 
-	/* What is dirty has no place yet. */
-	err = mapping_flush(&ip->pages, offset >> PAGE_BITS, UINT64_MAX);
-	if (err < 0)
-		return err;
 	shape = file_shape(ip);
 	if (offset >= shape.size)
 		return fail(-ENXIO, "offset %" PRIu64 " lies behind the end of the file", offset);
@@ -455,6 +538,20 @@ int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t 
 		return no_data_behind(offset);
 	*ret_offset = shape.size;
 	return 0;
+}
+
+int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t *ret_offset)
+{
+	int err;
+
+	/* What is dirty has no place yet. */
+	err = mapping_flush(&ip->pages, offset >> PAGE_BITS, UINT64_MAX);
+	if (err < 0)
+		return err;
+	rwlock_read(&ip->lock);
+	err = seek_locked(ip, offset, what, ret_offset);
+	rwlock_read_unlock(&ip->lock);
+	return err;
 }
 
 /* Inline data as one extent that lies in the inode table. */

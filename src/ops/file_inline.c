@@ -57,7 +57,9 @@ static int pages_hold(struct inode *ip, uint64_t bytes, struct inline_pages *ret
 			       (unsigned long long)bytes);
 	if (count == 0)
 		return 0;
-	err = pages_get(&ip->pages, 0, count, 0, ret->pages);
+	err = mapping_extend_frames(&ip->pages, count); /* M8 */
+	if (err == 0)
+		err = pages_get(&ip->pages, 0, count, 0, ret->pages);
 	if (err == 0)
 		ret->count = count;
 	return err;
@@ -89,6 +91,7 @@ static int pages_mark(struct inline_pages *ps, uint64_t from, uint64_t to)
 /* N4: from @from to the end of the last page. */
 static void pages_zero(struct inline_pages *ps, uint64_t from)
 {
+	pages_protect(ps->pages, ps->count); /* S11: no store is between the zeros and the size */
 	for (size_t i = (size_t)(from >> PAGE_BITS); i < ps->count; i++) {
 		size_t at = (size_t)max_u64(from, (uint64_t)i << PAGE_BITS) & (PAGE_BYTES - 1);
 
@@ -156,13 +159,12 @@ static void flushing_start(struct flushing *f)
 
 		if (!page_is_dirty(page))
 			continue; /* written or thrown away meanwhile */
-		if (page_is_writeback(page)) {
+		if (page_is_writeback(page))
 			f->busy = true;
-			continue;
-		}
-		page_start_writeback(page, &f->parts[f->count]);
-		f->pages[f->count++] = page;
+		else
+			f->pages[f->count++] = page;
 	}
+	pages_start_writeback(f->pages, f->parts, f->count);
 }
 
 /* The body as it is, with what the dirty pages say instead. */
@@ -352,13 +354,14 @@ static int shrink(struct inode *ip, uint32_t size)
 	if (err < 0)
 		return err;
 	err = row_room(ps.count, &room);
+	rwlock_write(&ip->invalidate);
+	if (err == 0 && mapping_is_pinned(&ip->pages, div_round_up(size, PAGE_BYTES), UINT64_MAX))
+		err = -EAGAIN; /* M5 */
 	if (err == 0)
 		err = shrink_in_handle(&ps, room, size);
-	if (err == 0) {
-		rwlock_write(&ip->invalidate);
+	if (err == 0)
 		mapping_drop(&ip->pages, ps.count, UINT64_MAX);
-		rwlock_write_unlock(&ip->invalidate);
-	}
+	rwlock_write_unlock(&ip->invalidate);
 	pages_release(&ps);
 	return err;
 }
@@ -459,6 +462,8 @@ static int leave(struct handle *h, struct inline_pages *ps, struct leaving *l)
 	const struct geom *g = &ip->fs->geom;
 	int err = 0;
 
+	/* A store behind this asks again: what is a hole now gets a promise then (P2). */
+	pages_protect(ps->pages, ps->count);
 	for (size_t i = 0; i < l->runs && err == 0; i++)
 		err = write_run(ps, l->run[i].logical, l->run[i].count, l->run[i].taken.start);
 	rwlock_write(&ip->xattr_lock);

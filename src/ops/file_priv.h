@@ -66,7 +66,7 @@ static inline bool delayed_is_simple(const struct geom *g)
 /*
  * Promises places to those of parts[] of locked pages that have none: sets page.reserved of the
  * first *ret_done pages.  -ENOSPC, -EDQUOT only if there is nothing for the first of them.
- * Requires the inode's lock exclusive, and the state BLOCKS.
+ * Requires the inode's lock exclusive or, from a fault, `invalidate` shared; and the state BLOCKS.
  */
 int delayed_reserve(struct inode *ip, struct page *const *pages, const uint8_t *parts, size_t count,
 		    bool root, size_t *ret_done) MUST_CHECK;
@@ -147,6 +147,14 @@ int file_flush_cluster(struct inode *ip, uint64_t at, bool behind) MUST_CHECK;
 /* Only the times, which are stored some time. */
 void file_touch(struct inode *ip);
 
+/* mapping_ops.mkwrite, retry_nospc: mkwrite.c */
+int file_mkwrite(struct mapping *m, struct page *page, bool unprivileged) MUST_CHECK;
+bool file_mkwrite_retry(struct mapping *m, int err, unsigned *tries);
+/*
+ * The end of every call that may have changed the size, or tried to: a mapped file has memory up to
+ * its end and not behind it (M8).  The inode's lock exclusive.
+ */
+int file_fit_frames(struct inode *ip) MUST_CHECK;
 /* mapping_ops.writepages */
 int file_writepages(struct mapping *m, pgoff_t first, pgoff_t last, bool wait) MUST_CHECK;
 

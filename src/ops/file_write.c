@@ -283,6 +283,7 @@ static void drop_behind(struct inode *ip, struct page *page, size_t at)
 	if (from >= PAGE_BYTES)
 		return;
 	parts = parts_of(g, from, PAGE_BYTES);
+	page_protect(page); /* P2 */
 	delayed_drop(ip, page, parts);
 	page->dirty &= (uint8_t)~parts;
 }
@@ -307,8 +308,14 @@ static int dirty_tail(struct inode *ip, struct page *page, uint64_t at, bool *re
 
 int file_grab_idle(struct inode *ip, pgoff_t index, struct page **ret_page)
 {
+	int err;
+
+	err = mapping_extend_frames(&ip->pages,
+				    index + 1); /* with larger blocks behind the end, too */
+	if (err < 0)
+		return err;
 	for (;;) {
-		int err = page_grab(&ip->pages, index, ret_page);
+		err = page_grab(&ip->pages, index, ret_page);
 
 		if (err < 0 || !page_is_writeback(*ret_page))
 			return err;
@@ -334,6 +341,7 @@ static int zero_page_tail(struct inode *ip, pgoff_t index, uint64_t at, bool in_
 	if (in_block)
 		err = dirty_tail(ip, page, at, ret_dirty);
 	if (err == 0) {
+		page_protect(page); /* S11 */
 		page_zero(page, in_page, PAGE_BYTES - in_page);
 		if (ip->fs->geom.block_size < PAGE_BYTES)
 			drop_behind(ip, page, in_page);
@@ -398,12 +406,21 @@ static int write_inline(struct write *w)
 	return err;
 }
 
-/* K4.  The page of the old end is written before or with what is behind it. */
-static int close_gap(struct write *w)
+/*
+ * K4.  The page of the old end is written before or with what is behind it.  Between its zeros and
+ * the new size no store through a mapping comes into it: S11.
+ */
+static int write_behind_gap(struct write *w)
 {
 	bool dirty;
+	int err;
 
-	return w->start > w->ip->size ? file_zero_tail(w->ip, w->ip->size, &dirty) : 0;
+	rwlock_write(&w->ip->invalidate);
+	err = file_zero_tail(w->ip, w->ip->size, &dirty);
+	if (err == 0)
+		err = write_pages(w);
+	rwlock_write_unlock(&w->ip->invalidate);
+	return err;
 }
 
 /* With the inode's lock held. */
@@ -426,13 +443,15 @@ static int write_locked(struct write *w, uint32_t flags)
 		err = inline_prepare(ip, max_u64(w->end, ip->size), w->root);
 	if (err < 0)
 		return err;
-	if (ip->state == INODE_INLINE) {
+	err = mapping_extend_frames(&ip->pages, div_round_up(w->end, PAGE_BYTES)); /* M8 */
+	if (err < 0)
+		return err;
+	if (ip->state == INODE_INLINE)
 		err = write_inline(w);
-	} else {
-		err = close_gap(w);
-		if (err == 0)
-			err = write_pages(w);
-	}
+	else if (w->start > ip->size)
+		err = write_behind_gap(w);
+	else
+		err = write_pages(w);
 	if (w->at > w->start && !(flags & FILE_WRITE_KEEP_TIMES))
 		file_touch(ip);
 	return err;
@@ -456,6 +475,7 @@ static int write_piece(struct inode *ip, struct staged *staged, uint64_t offset,
 	w.start = w.at = flags & FILE_WRITE_APPEND ? ip->size : offset;
 	w.end = w.start + staged->bytes;
 	err = write_locked(&w, flags);
+	err = first_error(err, file_fit_frames(ip));
 	inode_unlock(ip);
 	fs_write_end(ip->fs);
 	*ret_start = w.start;

@@ -85,7 +85,10 @@ enum file_write_flag {
 /* *ret_offset: where it went (the end, with APPEND). */
 int file_write(struct inode *ip, const void *user, size_t len, uint64_t offset, uint32_t flags,
 	       size_t *ret_written, uint64_t *ret_offset) MUST_CHECK;
-/* Both ways.  Requires the inode's lock exclusive, inside of fs_write_begin(). */
+/*
+ * Both ways.  Requires the inode's lock exclusive, inside of fs_write_begin().  -EAGAIN: what would
+ * go is pinned; nothing was done, mapping_wait_unpinned() with nothing held.
+ */
 int file_set_size(struct inode *ip, uint64_t size) MUST_CHECK;
 #define FILE_FALLOCATE_KILL_PRIV (1u << 31) /* beside uext4's flags: as FILE_WRITE_KILL_PRIV */
 int file_fallocate(struct inode *ip, uint32_t flags, uint64_t offset, uint64_t len) MUST_CHECK;

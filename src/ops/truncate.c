@@ -7,11 +7,15 @@
  *      many handles as it takes.  A crash in between is finished at the next mount (J11).
  *  T2  Pages are thrown away only after their writeback, so nothing is on its way to a block that
  *      is freed, and the size in memory is lowered before, so nobody reads what is behind it.
- *  T3  Growing: what is behind the old end in its block is zeros on disk first.
+ *  T3  Growing: what is behind the old end in its block is zeros on disk first.  All of it is one
+ *      step for stores through mappings, which wait for `invalidate` (S11).
  *  T4  A cluster that data in memory counts on (delayed.c, D3) is not freed under it: that data is
  *      written first.
  *
- * All of it holds the inode's lock, exclusive, so no page becomes dirty meanwhile.
+ *  T5  What shrinks holds `invalidate` exclusive from the first zero to the last block that is
+ *      freed: a store through a mapping comes before all of it, or finds what is left.
+ *
+ * All of it holds the inode's lock, exclusive, so no write makes a page dirty meanwhile.
  */
 #include "ops/file_priv.h"
 
@@ -91,8 +95,33 @@ int file_grow(struct inode *ip, uint64_t size)
 {
 	int err;
 
+	err = mapping_extend_frames(&ip->pages, div_round_up(size, PAGE_BYTES)); /* M8 */
+	if (err < 0)
+		return err;
+	rwlock_write(&ip->invalidate);
 	err = zero_tail_on_disk(ip, ip->size); /* T3 */
-	return err < 0 ? err : store_size(ip, size);
+	if (err == 0)
+		err = store_size(ip, size);
+	rwlock_write_unlock(&ip->invalidate);
+	return err;
+}
+
+int file_fit_frames(struct inode *ip)
+{
+	struct frames *f = mapping_frames(&ip->pages);
+	pgoff_t pages = div_round_up(ip->size, PAGE_BYTES);
+	int err = 0;
+
+	if (f == NULL || atomic_load(&f->pages) <= pages)
+		return 0;
+	/* Zeros in the rest of a block that is larger than a page. */
+	if (ip->state == INODE_BLOCKS)
+		err = mapping_flush(&ip->pages, pages, UINT64_MAX);
+	rwlock_write(&ip->invalidate);
+	mapping_drop(&ip->pages, pages, UINT64_MAX);
+	mapping_cut_frames(&ip->pages, pages);
+	rwlock_write_unlock(&ip->invalidate);
+	return err;
 }
 
 /* ---- shrinking ------------------------------------------------------------------------------- */
@@ -163,20 +192,23 @@ static int end_orphan(struct inode *ip)
 	return first_error(err, handle_stop(h));
 }
 
-/* T2. */
-static void drop_pages(struct inode *ip, pgoff_t first, pgoff_t last)
+/*
+ * M5: what is behind @size is pinned.  Who asks holds `invalidate` exclusive: a pin that comes
+ * later finds the end of the file before it.
+ */
+static bool cuts_pinned(struct inode *ip, uint64_t size)
 {
-	rwlock_write(&ip->invalidate);
-	mapping_drop(&ip->pages, first, last);
-	rwlock_write_unlock(&ip->invalidate);
+	return mapping_is_pinned(&ip->pages, div_round_up(size, PAGE_BYTES), UINT64_MAX);
 }
 
-static int shrink_blocks(struct inode *ip, uint64_t size)
+/* T5.  `invalidate` exclusive. */
+static int cut_blocks(struct inode *ip, uint64_t size)
 {
 	bool behind;
 	int err;
 
-	balloc_discard_prealloc(ip);
+	if (cuts_pinned(ip, size))
+		return -EAGAIN;
 	err = file_flush_cluster(ip, size, false);
 	if (err == 0)
 		err = zero_tail_on_disk(ip, size);
@@ -184,12 +216,23 @@ static int shrink_blocks(struct inode *ip, uint64_t size)
 		err = lower_size(ip, size);
 	if (err < 0)
 		return err;
-	/* Writeback that is under way may still map something: only then is the map final. */
-	drop_pages(ip, div_round_up(size, PAGE_BYTES), UINT64_MAX);
+	/* Writeback that is under way may still map something: only then is the map final (T2). */
+	mapping_drop(&ip->pages, div_round_up(size, PAGE_BYTES), UINT64_MAX);
 	err = has_blocks_behind(ip, size, &behind);
 	if (err == 0 && behind)
 		err = inode_free_blocks(ip, size);
 	return err < 0 ? err : end_orphan(ip);
+}
+
+static int shrink_blocks(struct inode *ip, uint64_t size)
+{
+	int err;
+
+	balloc_discard_prealloc(ip);
+	rwlock_write(&ip->invalidate);
+	err = cut_blocks(ip, size);
+	rwlock_write_unlock(&ip->invalidate);
+	return err;
 }
 
 /* Also where the size does not change: what fallocate() put behind it goes. */
@@ -209,7 +252,7 @@ static int set_size_of_blocks(struct inode *ip, uint64_t size)
 	return err;
 }
 
-int file_set_size(struct inode *ip, uint64_t size)
+static int set_size(struct inode *ip, uint64_t size)
 {
 	int err;
 
@@ -227,4 +270,11 @@ int file_set_size(struct inode *ip, uint64_t size)
 	if (err == 0)
 		file_touch(ip);
 	return err;
+}
+
+int file_set_size(struct inode *ip, uint64_t size)
+{
+	int err = set_size(ip, size);
+
+	return first_error(err, file_fit_frames(ip));
 }

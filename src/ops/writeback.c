@@ -63,25 +63,64 @@ struct batch {
 
 /* ---- collecting ------------------------------------------------------------------------------ */
 
-enum start { STARTED, CLEAN, BUSY };
-
-static enum start start_page(struct batch *b, struct page *page)
+/*
+ * Bytes behind the end that were stored through a mapping are not written: others, who make the
+ * file larger, count on zeros there.  The page is protected, so no more of them come before it is
+ * unlocked.
+ */
+static void zero_behind_end(struct inode *ip, struct page *page)
 {
-	enum start result = CLEAN;
+	uint64_t size;
 
-	if (!page_lock_in(&b->ip->pages, page))
-		return CLEAN;
-	if (page_is_dirty(page) && page_is_writeback(page)) {
-		result = BUSY;
-	} else if (page_is_dirty(page)) {
-		page_start_writeback(page, &b->parts[b->count]);
-		b->reserved[b->count] = page->reserved & b->parts[b->count];
-		b->errs[b->count] = 0;
-		b->pages[b->count++] = page;
-		result = STARTED;
+	if (mapping_frames(&ip->pages) == NULL)
+		return;
+	size = file_shape(ip).size;
+	if (page->index == size >> PAGE_BITS)
+		page_zero(page, size & (PAGE_BYTES - 1), PAGE_BYTES - (size & (PAGE_BYTES - 1)));
+}
+
+/*
+ * Of pages that were found dirty, those that are so, locked; *ret_busy: the first that others
+ * write.
+ */
+static size_t lock_dirty(struct inode *ip, struct page *const *found, size_t count,
+			 struct page **locked, struct page **ret_busy)
+{
+	size_t n = 0;
+
+	*ret_busy = NULL;
+	for (size_t i = 0; i < count; i++) {
+		if (!page_lock_in(&ip->pages, found[i])) {
+			pages_put(&found[i], 1);
+			continue;
+		}
+		if (page_is_dirty(found[i]) && !page_is_writeback(found[i])) {
+			locked[n++] = found[i];
+			continue;
+		}
+		if (page_is_dirty(found[i]) && *ret_busy == NULL)
+			*ret_busy = found[i];
+		page_unlock(found[i]);
+		if (*ret_busy != found[i])
+			pages_put(&found[i], 1);
 	}
-	page_unlock(page);
-	return result;
+	return n;
+}
+
+/* Locked dirty pages join the batch, and are unlocked. */
+static void start_pages(struct batch *b, struct page *const *pages, size_t count)
+{
+	size_t at = b->count;
+
+	pages_start_writeback(pages, b->parts + at, count);
+	for (size_t i = 0; i < count; i++, at++) {
+		zero_behind_end(b->ip, pages[i]);
+		b->reserved[at] = pages[i]->reserved & b->parts[at];
+		b->errs[at] = 0;
+		b->pages[at] = pages[i];
+		page_unlock(pages[i]);
+	}
+	b->count = at;
 }
 
 #define FIND_MAX 64u
@@ -92,7 +131,7 @@ static enum start start_page(struct batch *b, struct page *page)
  */
 static void batch_collect(struct batch *b, pgoff_t *at, pgoff_t last, bool wait)
 {
-	struct page *found[FIND_MAX];
+	struct page *found[FIND_MAX], *locked[FIND_MAX], *busy;
 	size_t count;
 
 	while (b->count < BATCH_PAGES) {
@@ -100,22 +139,17 @@ static void batch_collect(struct batch *b, pgoff_t *at, pgoff_t last, bool wait)
 					   min_size(FIND_MAX, BATCH_PAGES - b->count));
 		if (count == 0)
 			return;
-		for (size_t i = 0; i < count; i++) {
-			enum start result = start_page(b, found[i]);
-
-			if (result == STARTED)
-				continue;
-			if (result == BUSY && wait) {
-				*at = found[i]->index; /* and the rest, once more */
-				if (b->count == 0)
-					page_wait_writeback(found[i]);
-				pages_put(found + i, count - i);
-				if (b->count > 0)
-					return;
-				break;
-			}
-			pages_put(&found[i], 1);
-		}
+		count = lock_dirty(b->ip, found, count, locked, &busy);
+		start_pages(b, locked, count);
+		if (busy == NULL)
+			continue;
+		if (wait)
+			*at = busy->index; /* and what is behind it, once more */
+		if (wait && b->count == 0)
+			page_wait_writeback(busy);
+		pages_put(&busy, 1);
+		if (wait && b->count > 0)
+			return;
 	}
 }
 

@@ -112,6 +112,14 @@ NO_TSA void rwlock_write_as(struct rwlock *l, uint64_t key)
 	must(pthread_rwlock_wrlock(&l->os));
 }
 
+NO_TSA bool rwlock_tryread(struct rwlock *l)
+{
+	if (pthread_rwlock_tryrdlock(&l->os) != 0)
+		return false;
+	lockrank_acquire_tried(l->rank, l->key, l);
+	return true;
+}
+
 NO_TSA bool rwlock_trywrite(struct rwlock *l)
 {
 	if (pthread_rwlock_trywrlock(&l->os) != 0)
@@ -331,22 +339,6 @@ void thread_join(struct thread *t)
 	lockrank_assert_none();
 	must(pthread_join(t->os, NULL));
 	mem_free(t);
-}
-
-/* ---- the caller's memory ------------------------------------------------------------------- */
-
-void user_copy_out(void *user, const void *from, size_t bytes)
-{
-	lockrank_assert_none();
-	if (bytes != 0)
-		memcpy(user, from, bytes);
-}
-
-void user_copy_in(void *to, const void *user, size_t bytes)
-{
-	lockrank_assert_none();
-	if (bytes != 0)
-		memcpy(to, user, bytes);
 }
 
 /* ---- time ---------------------------------------------------------------------------------- */

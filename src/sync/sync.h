@@ -73,6 +73,7 @@ void rwlock_write(struct rwlock *l) ACQUIRES(*l);
 /* As if its key were @key: where a caller has an order of his own among locks of one rank. */
 void rwlock_write_as(struct rwlock *l, uint64_t key) ACQUIRES(*l);
 void rwlock_read_as(struct rwlock *l, uint64_t key) ACQUIRES_SHARED(*l);
+bool rwlock_tryread(struct rwlock *l) TSA(try_acquire_shared_capability(true, *l)) MUST_CHECK;
 bool rwlock_trywrite(struct rwlock *l) TRY_ACQUIRES(true, *l) MUST_CHECK;
 void rwlock_write_unlock(struct rwlock *l) RELEASES(*l);
 
@@ -138,6 +139,12 @@ static inline void lockrank_assert_none(void) {}
 void user_copy_out(void *user, const void *from, size_t bytes);
 /* The same the other way, for names and for data to be written. */
 void user_copy_in(void *to, const void *user, size_t bytes);
+/*
+ * For tests whose memory is not the processor's: both are done by these, process wide; NULL: by
+ * memcpy().
+ */
+void sync_set_user_copy(void (*in)(void *to, const void *user, size_t bytes),
+			void (*out)(void *user, const void *from, size_t bytes));
 
 /* ---- threads ------------------------------------------------------------------------------- */
 

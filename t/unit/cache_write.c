@@ -83,9 +83,9 @@ static struct cache *new_cache(uint64_t budget)
 struct toy_file {
 	struct mapping m;
 	uint8_t store[FILE_PAGES][PAGE_BYTES]; /* the disk */
-	_Atomic uint32_t fills, writes, mkcleans, drops;
-	_Atomic uint32_t zaps;
+	_Atomic uint32_t fills, writes, drops;
 	_Atomic int32_t holds;
+	unsigned trims;
 	_Atomic uint64_t bad_read;  /* page plus one that cannot be read; 0: none */
 	_Atomic uint64_t bad_write; /* the same; UINT64_MAX: all pages */
 	_Atomic uint32_t promised;  /* parts of pages that are reserved */
@@ -142,7 +142,7 @@ static bool toy_start(struct page *page, bool wait, uint8_t *ret_parts)
 		if (!page_is_dirty(page))
 			break;
 		if (!page_is_writeback(page)) {
-			page_start_writeback(page, ret_parts);
+			pages_start_writeback(&page, ret_parts, 1);
 			page_unlock(page);
 			return true;
 		}
@@ -203,16 +203,18 @@ static void toy_release(struct mapping *m)
 	CHECK(atomic_fetch_sub(&toy_of(m)->holds, 1) > 0);
 }
 
-static void toy_mkclean(struct mapping *m, struct page *page)
+static bool toy_try_hold(struct mapping *m)
 {
-	CHECK(page_is_dirty(page));
-	atomic_fetch_add(&toy_of(m)->mkcleans, 1);
+	toy_hold(m);
+	return true;
 }
 
-static void toy_zap(struct mapping *m, pgoff_t first UNUSED, pgoff_t last UNUSED)
+static bool toy_try_lock(struct mapping *m)
 {
-	atomic_fetch_add(&toy_of(m)->zaps, 1);
+	return toy_of(m)->trims++ % 2 == 0;
 }
+
+static void toy_unlock(struct mapping *m UNUSED) {}
 
 static const struct mapping_ops toy_ops = {
 	.fill = toy_fill,
@@ -220,9 +222,86 @@ static const struct mapping_ops toy_ops = {
 	.drop = toy_drop,
 	.hold = toy_hold,
 	.release = toy_release,
-	.mkclean = toy_mkclean,
-	.zap = toy_zap,
+	.try_hold = toy_try_hold,
+	.try_lock = toy_try_lock,
+	.unlock = toy_unlock,
 };
+
+/* Memory as a mapped file has it, and page tables that are one byte a page. */
+struct toy_frames {
+	struct frames f;
+	uint8_t memory[FILE_PAGES][PAGE_BYTES];
+	uint8_t pte[FILE_PAGES]; /* 0: none, 1: loads, 2: stores too */
+	pgoff_t pinned;		 /* for stores, plus one */
+	unsigned protects, discards;
+	bool *destroyed;
+};
+
+static struct toy_frames *frames_of(struct frames *f)
+{
+	return container_of(f, struct toy_frames, f);
+}
+
+static uint8_t *toy_at(struct frames *f, pgoff_t index)
+{
+	return frames_of(f)->memory[index];
+}
+
+static int toy_resize(struct frames *f UNUSED, pgoff_t pages)
+{
+	return pages <= FILE_PAGES ? 0 : -ENOMEM;
+}
+
+static void toy_protect(struct frames *f, pgoff_t first, size_t count)
+{
+	frames_of(f)->protects++;
+	for (size_t i = 0; i < count; i++) {
+		if (frames_of(f)->pte[first + i] == 2 && frames_of(f)->pinned != first + i + 1)
+			frames_of(f)->pte[first + i] = 1;
+	}
+}
+
+static void toy_discard(struct frames *f, pgoff_t first, size_t count)
+{
+	frames_of(f)->discards++;
+	memset(frames_of(f)->pte + first, 0, count);
+	memset(frames_of(f)->memory[first], 0, count * PAGE_BYTES);
+}
+
+static bool toy_pinned(struct frames *f, pgoff_t first, pgoff_t last, bool store UNUSED)
+{
+	pgoff_t pinned = frames_of(f)->pinned;
+
+	return pinned != 0 && pinned - 1 >= first && pinned - 1 <= last;
+}
+
+static void toy_destroy(struct frames *f)
+{
+	*frames_of(f)->destroyed = true;
+	free(frames_of(f));
+}
+
+static const struct frames_ops toy_frames_ops = {
+	.at = toy_at,
+	.resize = toy_resize,
+	.protect = toy_protect,
+	.discard = toy_discard,
+	.pinned = toy_pinned,
+	.destroy = toy_destroy,
+};
+
+static struct toy_frames *map_file(struct toy_file *file, pgoff_t pages, bool *destroyed)
+{
+	struct toy_frames *t = calloc(1, sizeof(*t));
+
+	CHECK(t != NULL);
+	t->f.ops = &toy_frames_ops;
+	t->destroyed = destroyed;
+	*destroyed = false;
+	mapping_set_frames(&file->m, &t->f);
+	CHECK(mapping_extend_frames(&file->m, pages) == 0);
+	return t;
+}
 
 static struct toy_file *new_file(struct cache *cache)
 {
@@ -333,7 +412,6 @@ static void what_is_dirty_is_written(void **state UNUSED)
 	assert_int_equal(file->holds, 1);
 	assert_int_equal(flush(file), 0);
 	assert_int_equal(file->writes, 3);
-	assert_int_equal(file->mkcleans, 3);
 	assert_int_equal(stored(file, 3, 0), 33);
 	assert_int_equal(stored(file, 3, 3), 33);
 	assert_int_equal(stored(file, 900, 0), 99);
@@ -507,6 +585,106 @@ static void failed_write_keeps_data_and_tells_each_once(void **state UNUSED)
 	cache_destroy(cache);
 }
 
+/* ---- mapped files ---------------------------------------------------------------------------- */
+
+static void mapped_pages_lie_in_their_frames(void **state UNUSED)
+{
+	struct cache *cache = new_cache(2 * MIB);
+	struct toy_file *file = new_file(cache);
+	struct toy_frames *t;
+	struct page *page;
+	bool gone;
+
+	file->store[5][0] = 55;
+	t = map_file(file, 100, &gone);
+	assert_int_equal(pages_get(&file->m, 5, 1, 200, &page),
+			 0); /* reads ahead up to the end only */
+	assert_ptr_equal(page->data, t->memory[5]);
+	assert_int_equal(page->data[0], 55);
+	pages_put(&page, 1);
+	assert_int_equal(mapping_extend_frames(&file->m, FILE_PAGES + 1), -ENOMEM);
+	assert_int_equal(mapping_extend_frames(&file->m, 200), 0);
+	assert_int_equal(cached(file, 150, 0), 0);
+
+	/*
+	 * A page that goes has no entry and no memory any more, before anybody makes it anew (FR1).
+	 */
+	assert_int_equal(change(file, 150, PAGE_ALL_PARTS, 7), 0);
+	t->pte[150] = 2;
+	mapping_drop(&file->m, 100, UINT64_MAX);
+	mapping_cut_frames(&file->m, 100);
+	assert_int_equal(t->pte[150], 0);
+	assert_int_equal(t->memory[150][0], 0);
+	assert_int_equal(t->pte[5], 0);
+	free_file(file);
+	assert_true(gone);
+	cache_destroy(cache);
+}
+
+static void entries_are_protected_before_pages_are_clean(void **state UNUSED)
+{
+	struct cache *cache = new_cache(2 * MIB);
+	struct toy_file *file = new_file(cache);
+	struct toy_frames *t;
+	bool gone;
+
+	t = map_file(file, 100, &gone);
+	for (pgoff_t i = 10; i < 13; i++) {
+		assert_int_equal(change(file, i, PAGE_ALL_PARTS, i), 0);
+		t->pte[i] = 2;
+	}
+	t->pinned = 11 + 1;
+	assert_int_equal(flush(file), 0);
+	assert_int_equal(t->pte[10], 1);
+	assert_int_equal(t->pte[11], 2); /* stores go on there, so it stays dirty */
+	assert_int_equal(t->pte[12], 1);
+	assert_int_equal(stored(file, 11, 0), 11);
+	assert_int_equal(stats_of(cache).dirty_bytes, PAGE_BYTES);
+	memset(t->memory[11], 9, 8);
+	t->pinned = 0;
+	assert_int_equal(flush(file), 0);
+	assert_int_equal(t->pte[11], 1);
+	assert_int_equal(file->store[11][0], 9);
+	assert_int_equal(stats_of(cache).dirty_bytes, 0);
+	free_file(file);
+	cache_destroy(cache);
+}
+
+static void clean_mapped_pages_are_trimmed(void **state UNUSED)
+{
+	struct cache *cache = new_cache(1 * MIB);
+	struct toy_file *file = new_file(cache);
+	struct toy_frames *t;
+	struct page *held;
+	bool gone;
+
+	t = map_file(file, FILE_PAGES, &gone);
+	for (pgoff_t i = 0; i < FILE_PAGES; i++)
+		(void)cached(file, i, 0);
+	assert_true(stats_of(cache).bytes > 2 * MIB); /* reclaim does not touch them */
+	assert_int_equal(change(file, 3, PAGE_ALL_PARTS, 33), 0);
+	t->pte[3] = 2;
+	t->pte[4] = 1;
+	assert_int_equal(pages_get(&file->m, 5, 1, 0, &held), 0);
+	for (int i = 0; i < 20; i++)
+		cache_trim_frames(cache);
+	assert_int_equal(t->pte[3], 2); /* dirty */
+	assert_int_equal(t->pte[4], 0);
+	assert_int_equal(value_at(held->data, 0), stored(file, 5, 0));
+	assert_true(page_lock_in(&file->m, held));
+	page_unlock(held);
+	pages_put(&held, 1);
+	assert_int_equal(cached(file, 3, 0), 33);
+	/* Below the budget nothing is taken; asked for, all of it that can go. */
+	assert_int_equal(flush(file), 0);
+	(void)mapping_trim(&file->m, 0, UINT64_MAX, SIZE_MAX); /* the first turn takes marks away */
+	assert_true(mapping_trim(&file->m, 0, UINT64_MAX, SIZE_MAX) > 0 || t->discards > 0);
+	assert_int_equal(mapping_trim(&file->m, 0, UINT64_MAX, SIZE_MAX), 0);
+	assert_int_equal(file->m.pages.count, 0);
+	free_file(file);
+	cache_destroy(cache);
+}
+
 static void dropped_pages_are_not_written(void **state UNUSED)
 {
 	struct cache *cache = new_cache(2 * MIB);
@@ -524,7 +702,6 @@ static void dropped_pages_are_not_written(void **state UNUSED)
 	assert_int_equal(pages_get(&file->m, 150, 1, 0, &held), 0);
 	mapping_drop(&file->m, 100, UINT64_MAX);
 	assert_int_equal(file->drops, 200);
-	assert_int_equal(file->zaps, 1);
 	assert_int_equal(file->promised, 100);
 	assert_int_equal(stats_of(cache).dirty_bytes, 100 * PAGE_BYTES);
 	assert_false(page_lock_in(&file->m, held));
@@ -828,6 +1005,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup(old_pages_are_written_by_themselves, setup),
 		cmocka_unit_test_setup(dirty_memory_is_bounded, setup),
 		cmocka_unit_test_setup(writers_get_the_error_when_there_will_be_no_room, setup),
+		cmocka_unit_test_setup(mapped_pages_lie_in_their_frames, setup),
+		cmocka_unit_test_setup(entries_are_protected_before_pages_are_clean, setup),
+		cmocka_unit_test_setup(clean_mapped_pages_are_trimmed, setup),
 		cmocka_unit_test_setup(random_operations_of_many, setup),
 	};
 

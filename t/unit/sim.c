@@ -693,7 +693,7 @@ static int copies(void *arg UNUSED)
 {
 	char a[8] = "abcdefg", b[8] = "", c[8] = "";
 
-	sim_set_user_copy(copy_and_count, NULL);
+	sync_set_user_copy(copy_and_count, NULL);
 	user_copy_in(b, a, sizeof(b));
 	user_copy_out(c, b, sizeof(c));
 	SIM_ASSERT(memcmp(a, c, sizeof(a)) == 0);
