@@ -131,9 +131,10 @@ int uext4_open_fd(int fd, const struct uext4_open_options *options, struct uext4
 	UEXT4_MUST_CHECK;
 
 /*
- * Closes @fs (NULL is fine).  All files and directories of it must have been closed before.  Opened
- * for writing: writes all that is dirty, empties the journal and marks the image clean; the first
- * error of that is returned, and @fs is closed all the same.
+ * Closes @fs (NULL is fine).  All files and directories of it must have been closed before; while
+ * any is mapped or pinned it does nothing and returns -EBUSY.
+ * Opened for writing: writes all that is dirty, empties the journal and marks the image clean; the
+ * first error of that is returned, and @fs is closed all the same.
  */
 int uext4_close(struct uext4_fs *fs);
 
@@ -549,6 +550,104 @@ int uext4_freeze(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 int uext4_thaw(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 
 /*
+ * ---- mapped files ------------------------------------------------------------------------------
+ */
+
+/*
+ * A regular file in the memory of this process, as mmap(2) has it: loads and stores instead of
+ * calls.  Linux 6.6 or newer is needed; an older kernel, or one that does not allow userfaultfd(2)
+ * to the caller, makes uext4_mmap() fail, and the text names the setting.
+ *
+ *  Coherence  All mappings of a file, uext4_pread() and uext4_pwrite() see the same bytes at once.
+ *             Buffers given to any call may lie in mappings, also of the same file.
+ *  Durable    What was stored before uext4_msync(..., UEXT4_MS_SYNC), uext4_fsync() or uext4_sync()
+ *             began is on disk when it returns 0, as if it had been written.  Stores never change
+ *             the size.
+ *  SIGBUS     As from the kernel: a page wholly behind the end of the file, also one that was cut
+ *             off since; a load whose page cannot be read; a store into a hole with no room or
+ *             quota left, or after the image became read-only.  Never for a store to a place that
+ *             has its room already: blocks that are allocated (uext4_fallocate()), or a file inside
+ *             its inode, however full the image is.  The next access tries again; for a moment
+ *             other threads' accesses to a page whose store failed get the signal as well, and in a
+ *             private mapping a page that could not be read stays so.
+ *  Frozen     A store that has to make a page dirty waits for uext4_thaw().
+ *  Kernel     System calls of the process may use mapped memory.  Without privilege
+ *             (CAP_SYS_PTRACE, access to /dev/userfaultfd, or vm.unprivileged_userfaultfd=1) they
+ *             fail with EFAULT on a page that has not been touched: see UEXT4_MAP_POPULATE and
+ *             uext4_pin().  Other processes that are given the addresses (process_vm_readv(2), a
+ *             debugger) wait for this one to answer.  What the kernel keeps for writing beyond a
+ *             system call (buffers registered with io_uring) has to be pinned for as long.
+ *  fork       A child does not inherit mappings: touching one there is SIGSEGV.
+ *  Signals    A handler that touches mappings must not run in a thread that is inside a function of
+ *             this library: block its signal around the calls.
+ *  Memory     The engine allocates with malloc() while it answers: an allocator must not keep its
+ *             own state in a mapping.
+ */
+enum uext4_prot { UEXT4_PROT_NONE = 0, UEXT4_PROT_READ = 1u << 0, UEXT4_PROT_WRITE = 1u << 1 };
+
+enum uext4_map_flag {
+	UEXT4_MAP_SHARED = 1u << 0,  /* stores go to the file */
+	UEXT4_MAP_PRIVATE = 1u << 1, /* stores stay here, in pages of their own */
+	/* Touches every page first, for stores if they may be made; failures show when accessed. */
+	UEXT4_MAP_POPULATE = 1u << 2,
+};
+
+/*
+ * Maps [@offset, @offset + @length): @offset is a multiple of 4096, and the end may lie behind the
+ * file's.  The mapping keeps the file in existence; @file may be closed.  Of the mappings of one
+ * image parts may be given to the calls below.
+ * Errors: -EACCES stores to a file not opened for writing, or append-only; -EPERM no userfaultfd;
+ * -EOPNOTSUPP the kernel is too old; -EBUSY between uext4_txn_begin() and its end; -ENOMEM,
+ * -EINVAL, -EOVERFLOW, and those of reading and, to write what is dirty, of uext4_fsync().
+ */
+int uext4_mmap(struct uext4_file *file, uint64_t offset, size_t length, uint32_t prot,
+	       uint32_t flags, void **ret_addr) UEXT4_MUST_CHECK;
+/*
+ * The mappings of @fs in [@addr, @addr + @length), whole pages, are gone; what was stored is not.
+ * munmap(2) must not be used, nor mprotect(2), mremap(2), or madvise(2) with MADV_DONTNEED, _REMOVE
+ * or MADV_DOFORK.
+ */
+int uext4_munmap(struct uext4_fs *fs, void *addr, size_t length) UEXT4_MUST_CHECK;
+/* -EACCES: stores to a file that was not opened for writing.  -ENOMEM: not all of it is mapped. */
+int uext4_mprotect(struct uext4_fs *fs, void *addr, size_t length, uint32_t prot) UEXT4_MUST_CHECK;
+
+enum uext4_msync_flag {
+	UEXT4_MS_ASYNC = 1u << 0,      /* nothing to do: it is written by and by */
+	UEXT4_MS_INVALIDATE = 1u << 1, /* nothing to do: there is one copy */
+	UEXT4_MS_SYNC = 1u << 2,       /* the files mapped there are durable: uext4_fsync() */
+};
+int uext4_msync(struct uext4_fs *fs, void *addr, size_t length, uint32_t flags) UEXT4_MUST_CHECK;
+
+/* DONTNEED: pages that are clean leave memory, nothing is lost.  WILLNEED: they are read now. */
+enum uext4_advice {
+	UEXT4_MADV_NORMAL,
+	UEXT4_MADV_RANDOM,
+	UEXT4_MADV_SEQUENTIAL,
+	UEXT4_MADV_WILLNEED,
+	UEXT4_MADV_DONTNEED,
+};
+int uext4_madvise(struct uext4_fs *fs, void *addr, size_t length, enum uext4_advice advice)
+	UEXT4_MUST_CHECK;
+/* A byte a page to @vec: bit 0 says that it is in memory. */
+int uext4_mincore(struct uext4_fs *fs, void *addr, size_t length, uint8_t *vec) UEXT4_MUST_CHECK;
+
+struct uext4_pin;
+enum uext4_pin_flag {
+	UEXT4_PIN_WRITE = 1u << 0, /* for stores; without it for loads */
+	UEXT4_PIN_WAIT = 1u << 1,  /* while the image is frozen; without it -EAGAIN */
+};
+/*
+ * Until uext4_unpin() accesses to these pages of a shared mapping, by the kernel too, wait for
+ * nothing and cannot fail.  The pages stay in memory, and calls that would take them from the file
+ * (truncate, punch) wait: so the thread that pins does not make one before it unpins.
+ * Errors: what an access would have met: -ERANGE (behind the end of the file), -EIO, -ENOSPC,
+ * -EDQUOT, -EROFS; -EACCES, -ENOMEM, -EINVAL.
+ */
+int uext4_pin(struct uext4_fs *fs, void *addr, size_t length, uint32_t flags,
+	      struct uext4_pin **ret_pin) UEXT4_MUST_CHECK;
+void uext4_unpin(struct uext4_pin *pin); /* NULL is fine */
+
+/*
  * ---- several changes at once
  * ---------------------------------------------------------------------
  */
@@ -558,8 +657,8 @@ int uext4_thaw(struct uext4_fs *fs) UEXT4_MUST_CHECK;
  * scope has @fs for itself: one thread uses it, and it begins with nothing open.  It is bounded by
  * the journal (a quarter of it in changed metadata): -E2BIG from the call that would exceed it,
  * which may be the commit, where what was written gets its place; only cancel is possible then.
- * Without a journal: -EOPNOTSUPP.  Cancel: everything is as it was at begin; files must have been
- * closed.
+ * Without a journal: -EOPNOTSUPP; -EBUSY while files are mapped.  Cancel: everything is as it was
+ * at begin; files must have been closed.
  */
 int uext4_txn_begin(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 int uext4_txn_commit(struct uext4_fs *fs) UEXT4_MUST_CHECK;

@@ -38,6 +38,7 @@ UNITS = [
     "api_scope",
     "fs_dir",
     "ops_names",
+    "vm",
 ]
 SUM = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$")
 
@@ -62,7 +63,8 @@ def suites(build):
     crash = ["--crash", at("check", "uext4-crash")]
     fulldisk = ["--fulldisk", at("check", "uext4-fulldisk"), "--fault", at("check", "uext4-fault")]
     quick = tidy + units("check") + [("cli", script("t/func/cli.py", *common)),
-                                     ("write", script("t/func/write.py", *common))]
+                                     ("write", script("t/func/write.py", *common)),
+                                     ("kvmap", script("t/func/kvmap.py", "--kvmap", at("check", "kvmap")))]
     asan = units("asan") + [("bad images", script("t/bad.py", "--walk", at("asan", "uext4-walk")))]
     # Under the simulator one thread runs at a time: there is nothing for the thread sanitizer.
     tsan = [u for u in units("tsan") if not u[0].startswith("unit-sim")]

@@ -31,7 +31,7 @@ import mklocking  # noqa: E402
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COLUMNS_MAX = 100
-C_FOLDERS = ("src", "include", "cli", "fuse", "sim", "t", "bench")
+C_FOLDERS = ("src", "include", "cli", "fuse", "sim", "t", "bench", "examples")
 FRONT_ENDS = ("cli", "fuse")
 CFLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-D_FILE_OFFSET_BITS=64"]
 
@@ -46,9 +46,14 @@ MACHINE_PATH = re.compile(r"(?<![\w.}])/(?:work|farm|home/\w+|tmp/team)/")
 CALLS = [
     (["src/sync/*"], ["pthread_*", "sem_*", "nanosleep", "clock_[gsn]*", "clock", "usleep", "sleep", "time",
                       "gettimeofday", "getrandom", "sched_*", "thrd_*", "mtx_*", "cnd_*"]),
+    (["src/base/mem.c", "src/vm/*"], ["mmap", "munmap", "madvise"]),
+    (["src/vm/*"], ["mprotect", "memfd_create", "eventfd"]),
+    (["src/dev/*", "src/vm/memory.c"], ["ftruncate", "fallocate"]),
+    (["src/dev/*", "src/vm/memory.c", "src/vm/uffd.c"], ["close"]),
+    (["src/dev/*", "src/vm/uffd.c"], ["open", "read", "write", "ioctl", "syscall", "poll"]),
     (["src/base/mem.c"], ["malloc", "calloc", "realloc", "reallocarray", "free", "posix_memalign",
-                          "aligned_alloc", "memalign", "valloc", "mmap", "munmap", "mremap",
-                          "madvise", "strdup", "strndup", "asprintf", "vasprintf", "getline"]),
+                          "aligned_alloc", "memalign", "valloc", "mremap",
+                          "strdup", "strndup", "asprintf", "vasprintf", "getline"]),
     (["src/dev/*"], ["open", "openat", "creat", "close", "read", "write", "readv", "writev", "pread*",
                      "pwrite*", "lseek", "ioctl", "fcntl", "posix_fadvise", "readahead", "stat",
                      "fstat", "lstat", "fstatat", "fsync", "fdatasync", "ftruncate", "fallocate",

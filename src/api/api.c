@@ -197,8 +197,13 @@ int uext4_open_dev_for_test(struct dev *dev, const struct uext4_open_options *op
 
 int uext4_close(struct uext4_fs *fs)
 {
+	int err;
+
 	diag_clear();
-	return api_end(fs ? fs_close(fs) : 0);
+	if (!fs)
+		return 0;
+	err = api_space_close(fs);
+	return api_end(err < 0 ? err : fs_close(fs));
 }
 
 /* ---- about the file system ----------------------------------------------------------------- */

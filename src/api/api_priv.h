@@ -25,6 +25,8 @@ int api_end_reap(struct uext4_fs *fs, int err);
 int api_invalid(const char *what);
 /* An inode that a user can have: the root, or one that is not reserved. */
 int api_get_inode(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode) MUST_CHECK;
+/* Before @fs is closed: nothing of it is mapped any more.  -EBUSY. */
+int api_space_close(struct uext4_fs *fs) MUST_CHECK;
 int api_file_create(struct inode *ip, uint32_t flags, struct uext4_file **ret_file) MUST_CHECK;
 
 #endif

@@ -15,4 +15,11 @@
 int uext4_open_dev_for_test(struct dev *dev, const struct uext4_open_options *options,
 			    struct uext4_fs **ret_fs) UEXT4_MUST_CHECK;
 
+/*
+ * Before the first uext4_mmap(): what it maps is accessed through vm_soft_load() and
+ * vm_soft_store() of this space; see vm/vm.h.
+ */
+struct vm_space;
+int uext4_mmap_soft_for_test(struct uext4_fs *fs, struct vm_space **ret_space) UEXT4_MUST_CHECK;
+
 #endif

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One fault: from an address to a PTE that allows the access.
+ *
+ *	freeze-fault (stores) -> space -> invalidate -> page -> [mkwrite] -> rmap: PTE
+ *
+ * all shared but the page (S6).  Nothing here knows whether a file's data is in its inode: mkwrite
+ * does, and it never converts.
+ *
+ *  F1  What takes long (reading, throttling, a thaw, room on the disk) is waited for with nothing
+ *      held but a reference to the inode, and the fault starts over (M1, M7, M13).  Who cannot
+ *      start over reads in place, with what is shared held, and gets VM_FROZEN instead of a thaw.
+ *  F2  The size is looked at under the page's lock: what shrinks it holds `invalidate` exclusive
+ *      until pages and memory are gone, and who grows it writes it under that lock, or `invalidate`
+ *      (M8).
+ *  F3  A PTE is made for pages that are locked and uptodate only (P1, I14), writable only behind
+ *      mkwrite (P2).
+ */
+#include "vm/vm_priv.h"
+
+#include "base/diag.h"
+
+/* Neighbours that a load maps with its own page, and what it reads with it. */
+#define AROUND_PAGES 32u
+#define AHEAD_PAGES 16u
+#define AHEAD_SEQUENTIAL 128u
+
+struct fault {
+	struct vm_space *space;
+	uintptr_t addr; /* of the page */
+	enum vm_access access;
+	uint32_t flags;
+	int begun; /* fs_fault_begin(); of stores */
+	int err;   /* of VM_FAILED */
+	/* while `space` is held */
+	struct vma *vma;
+	pgoff_t index;
+	bool store; /* it goes to the file */
+	/* what is to be done with nothing held before it starts over */
+	struct inode *wait_ip; /* referenced; read its page, or make room */
+	size_t ahead;
+	int nospc;
+	bool thaw;
+};
+
+static struct mapping *pages_of(const struct fault *f)
+{
+	return &f->vma->ip->pages;
+}
+
+static bool may_wait(const struct fault *f)
+{
+	return !(f->flags & VM_NOWAIT);
+}
+
+/* It can start over, and has not yet. */
+static bool may_start_over(const struct fault *f)
+{
+	return (f->flags & VM_ALLOW_RETRY) && !(f->flags & VM_TRIED);
+}
+
+static enum vm_result failed(struct fault *f, int err)
+{
+	f->err = err;
+	return VM_FAILED;
+}
+
+static bool is_beyond(const struct fault *f)
+{
+	struct inode *ip = f->vma->ip;
+	uint64_t size;
+
+	rwlock_read(&ip->xattr_lock);
+	size = ip->size;
+	rwlock_read_unlock(&ip->xattr_lock);
+	return f->index >= div_round_up(size, PAGE_BYTES);
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+static size_t ahead_of(const struct vma *vma)
+{
+	switch (vma->advice) {
+	case VM_RANDOM: return 0;
+	case VM_SEQUENTIAL: return AHEAD_SEQUENTIAL;
+	default: return AHEAD_PAGES;
+	}
+}
+
+/* Requires `invalidate` shared. */
+static int read_page(struct inode *ip, pgoff_t index, size_t ahead)
+{
+	struct frames *frames = mapping_frames(&ip->pages);
+	struct page *page;
+	int err;
+
+	if (index >= atomic_load(&frames->pages))
+		return 0; /* cut off meanwhile: who starts over sees it */
+	err = pages_get(&ip->pages, index, 1, ahead, &page);
+	if (err == 0)
+		pages_put(&page, 1);
+	return err;
+}
+
+/* A page that is not in memory.  VM_MAPPED: it is now, or was; look again. */
+static enum vm_result miss(struct fault *f)
+{
+	int err;
+
+	if (!may_wait(f))
+		return VM_RETRY;
+	if (may_start_over(f)) {
+		f->wait_ip = f->vma->ip;
+		f->ahead = ahead_of(f->vma);
+		inode_ref(f->wait_ip);
+		return VM_RETRY;
+	}
+	err = read_page(f->vma->ip, f->index, 0);
+	return err < 0 ? failed(f, err) : VM_MAPPED;
+}
+
+/* The page, locked and uptodate, and below the end (F2).  VM_MAPPED: it is. */
+static enum vm_result find_page(struct fault *f, struct page **ret_page)
+{
+	enum vm_result result;
+	struct page *page;
+	bool busy;
+
+	do {
+		if (is_beyond(f))
+			return VM_BEYOND;
+		page = page_find_locked(pages_of(f), f->index, may_wait(f), &busy);
+		if (busy)
+			return VM_RETRY;
+		if (page != NULL && page_is_uptodate(page)) {
+			if (is_beyond(f)) {
+				page_unlock_put(page);
+				return VM_BEYOND;
+			}
+			*ret_page = page;
+			return VM_MAPPED;
+		}
+		if (page != NULL)
+			page_unlock_put(page);
+		result = miss(f);
+	} while (result == VM_MAPPED);
+	return result;
+}
+
+/* ---- the PTE --------------------------------------------------------------------------------- */
+
+static int install(struct fault *f, uintptr_t addr, size_t pages, bool writable)
+{
+	struct vm_memory *memory = f->vma->memory;
+	int err;
+
+	mutex_lock(&memory->rmap);
+	err = f->space->backend->install(f->vma, addr, pages, writable);
+	mutex_unlock(&memory->rmap);
+	return err;
+}
+
+/* Neighbours of the locked page @page, behind it, that can be had without waiting; locked. */
+static size_t lock_around(struct fault *f, struct page **pages)
+{
+	size_t room = (f->vma->end - f->addr) >> PAGE_BITS, count = 1;
+	struct frames *frames = mapping_frames(pages_of(f));
+	bool busy;
+
+	if (f->access == VM_STORE || f->vma->advice == VM_RANDOM)
+		return 1;
+	room = min_size(room, AROUND_PAGES);
+	room = (size_t)min_u64(room, atomic_load(&frames->pages) - f->index);
+	while (count < room) {
+		pages[count] = page_find_locked(pages_of(f), f->index + count, false, &busy);
+		if (pages[count] == NULL)
+			break;
+		if (!page_is_uptodate(pages[count])) {
+			page_unlock_put(pages[count]);
+			break;
+		}
+		count++;
+	}
+	return count;
+}
+
+static enum vm_result map_page(struct fault *f, struct page *page)
+{
+	struct page *pages[AROUND_PAGES] = { page };
+	size_t count = lock_around(f, pages);
+	int err;
+
+	err = install(f, f->addr, count, f->store);
+	for (size_t i = 0; i < count; i++) {
+		if (i > 0)
+			page_unlock_put(pages[i]);
+	}
+	if (err == -EAGAIN)
+		return VM_NOPAGE; /* the addresses are changing */
+	return err < 0 ? failed(f, err) : VM_MAPPED;
+}
+
+/* F3. */
+static enum vm_result allow_store(struct fault *f, struct page *page)
+{
+	int err = page_mkwrite(page, f->vma->unprivileged);
+
+	if (err == -EAGAIN)
+		return VM_RETRY;
+	if ((err == -ENOSPC || err == -EDQUOT) && may_wait(f) && may_start_over(f)) {
+		f->wait_ip = f->vma->ip;
+		f->nospc = err;
+		inode_ref(f->wait_ip);
+		return VM_RETRY;
+	}
+	return err < 0 ? failed(f, err) : VM_MAPPED;
+}
+
+/* With `invalidate` held shared. */
+static enum vm_result fault_in_file(struct fault *f)
+{
+	enum vm_result result;
+	struct page *page;
+
+	for (;;) { /* again only if mkwrite allocated, which it does once */
+		result = find_page(f, &page);
+		if (result != VM_MAPPED)
+			return result;
+		if (f->store)
+			result = allow_store(f, page);
+		if (result == VM_MAPPED)
+			result = map_page(f, page);
+		page_unlock_put(page);
+		if (result != VM_RETRY || f->wait_ip != NULL || !may_wait(f))
+			return result;
+	}
+}
+
+static enum vm_result fault_in_mapping(struct fault *f)
+{
+	struct inode *ip = f->vma->ip;
+	enum vm_result result;
+
+	if (!may_wait(f)) {
+		if (!rwlock_tryread(&ip->invalidate))
+			return VM_RETRY;
+	} else {
+		rwlock_read(&ip->invalidate);
+	}
+	result = fault_in_file(f);
+	rwlock_read_unlock(&ip->invalidate);
+	return result;
+}
+
+/* ---- the mapping ----------------------------------------------------------------------------- */
+
+/* M1. */
+static enum vm_result frozen(struct fault *f)
+{
+	if (!(f->flags & VM_ALLOW_RETRY) || (f->flags & VM_NOTHAW))
+		return VM_FROZEN;
+	f->thaw = may_wait(f);
+	return VM_RETRY;
+}
+
+static enum vm_result fault_in_space(struct fault *f) REQUIRES_SHARED(&f->space->lock)
+{
+	f->vma = vm_find(f->space, f->addr);
+	if (f->vma == NULL)
+		return VM_NOPAGE;
+	f->index = f->vma->first + ((f->addr - f->vma->start) >> PAGE_BITS);
+	f->store = f->access == VM_STORE && f->vma->shared;
+	if (f->store && !(f->vma->prot & VM_PROT_WRITE))
+		return VM_NOPAGE; /* it was taken away meanwhile: the access itself finds out */
+	if (f->store && f->begun == -EAGAIN)
+		return frozen(f);
+	if (f->store && f->begun < 0)
+		return failed(f, f->begun);
+	return fault_in_mapping(f);
+}
+
+static enum vm_result fault_locked(struct fault *f) NO_TSA
+{
+	enum vm_result result;
+
+	if (!may_wait(f)) {
+		if (!rwlock_tryread(&f->space->lock))
+			return VM_RETRY;
+	} else {
+		rwlock_read(&f->space->lock);
+	}
+	result = fault_in_space(f);
+	rwlock_read_unlock(&f->space->lock);
+	return result;
+}
+
+/* F1. */
+static enum vm_result wait_and_start_over(struct fault *f)
+{
+	struct inode *ip = f->wait_ip;
+	unsigned tries = 0;
+	int err = 0;
+
+	if (f->thaw)
+		fs_wait_thawed(f->space->fs);
+	if (ip == NULL)
+		return VM_RETRY;
+	if (f->nospc < 0) {
+		if (!mapping_retry_nospc(&ip->pages, f->nospc, &tries))
+			err = f->nospc;
+	} else {
+		cache_trim_frames(f->space->fs->cache);
+		rwlock_read(&ip->invalidate);
+		err = read_page(ip, f->index, f->ahead);
+		rwlock_read_unlock(&ip->invalidate);
+	}
+	inode_put(ip); /* V4 */
+	return err < 0 ? failed(f, err) : VM_RETRY;
+}
+
+enum vm_result vm_fault(struct vm_space *space, uintptr_t addr, enum vm_access access,
+			uint32_t flags, int *ret_err)
+{
+	struct fault f = {
+		.space = space,
+		.addr = addr & ~(uintptr_t)(PAGE_BYTES - 1),
+		.access = access,
+		.flags = flags,
+	};
+	enum vm_result result;
+
+	lockrank_assert_none();
+	if (access == VM_STORE && cache_is_throttled(space->fs->cache)) {
+		if (flags & VM_NOWAIT)
+			return VM_RETRY;
+		if (may_start_over(&f) && cache_throttle(space->fs->cache) < 0)
+			diag_clear(); /* what cannot be written is not this store's mistake */
+	}
+	if (access == VM_STORE)
+		f.begun = fs_fault_begin(space->fs);
+	result = fault_locked(&f);
+	if (access == VM_STORE && f.begun == 0)
+		fs_fault_end(space->fs);
+	if (result == VM_RETRY && may_wait(&f))
+		result = wait_and_start_over(&f);
+	lockrank_assert_none();
+	if (result == VM_FAILED)
+		*ret_err = f.err;
+	return result;
+}

@@ -1,0 +1,758 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The mappings of one open image: a table by address, and what mmap(2) and its relatives do to it.
+ *
+ *  V6  A mapping is entered into the table, then into the file's list, then made accessible; it
+ *      leaves the table and the list, then its addresses are given back.  In between, an access
+ *      finds no mapping and starts over.
+ *  V7  Nothing is allocated and no host call is made under `space`, so a fault never waits for
+ *      either.
+ *  V8  A page is in a pin before it is made accessible for it: see pin_page().
+ */
+#include "vm/vm_priv.h"
+
+#include "base/diag.h"
+#include "base/mem.h"
+#include "fs/quota.h"
+
+#define TABLE_ROOM_MIN 16u
+
+/* ---- the table ----------------------------------------------------------------------------- */
+
+/* The first mapping that ends behind @addr: where one of @addr is, or would be. */
+static size_t find_index(struct vm_space *space, uintptr_t addr) REQUIRES_SHARED(&space->lock)
+{
+	size_t low = 0, high = space->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (space->vmas[middle]->end <= addr)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+struct vma *vm_find(struct vm_space *space, uintptr_t addr)
+{
+	size_t i = find_index(space, addr);
+
+	return i < space->count && space->vmas[i]->start <= addr ? space->vmas[i] : NULL;
+}
+
+/* `space`, exclusive, with room for @more mappings.  False: no memory, and it is not taken. */
+static bool lock_with_room(struct vm_space *space, size_t more) TRY_ACQUIRES(true, space->lock)
+	NO_TSA
+{
+	struct vma **fresh, **old;
+	size_t want;
+
+	for (;;) {
+		rwlock_write(&space->lock);
+		if (space->count + more <= space->room)
+			return true;
+		want = max_u64(space->room * 2, space->count + more + TABLE_ROOM_MIN);
+		rwlock_write_unlock(&space->lock);
+		fresh = mem_calloc(want, sizeof(struct vma *));
+		if (!fresh)
+			return false;
+		rwlock_write(&space->lock);
+		old = fresh;
+		if (want > space->room) {
+			old = space->vmas;
+			if (space->count)
+				memcpy(fresh, old, space->count * sizeof(struct vma *));
+			space->vmas = fresh;
+			space->room = want;
+		}
+		rwlock_write_unlock(&space->lock);
+		mem_free(old);
+	}
+}
+
+static void table_insert(struct vm_space *space, struct vma *vma) REQUIRES(&space->lock)
+{
+	size_t i = find_index(space, vma->start);
+
+	assert(space->count < space->room);
+	assert(i == space->count || vma->end <= space->vmas[i]->start);
+	memmove(&space->vmas[i + 1], &space->vmas[i], (space->count - i) * sizeof(struct vma *));
+	space->vmas[i] = vma;
+	space->count++;
+}
+
+/*
+ * If a mapping reaches over @at it becomes two.  *spare, not used yet, is the second; taken from
+ * there then.
+ */
+static void split_at(struct vm_space *space, uintptr_t at, struct vma **spare)
+	REQUIRES(&space->lock)
+{
+	struct vma *head = vm_find(space, at), *tail = *spare;
+
+	if (!head || head->start == at)
+		return;
+	*spare = NULL;
+	*tail = *head;
+	inode_ref(tail->ip);
+	atomic_fetch_add(&space->fs->mapped, 1);
+	mutex_lock(&head->memory->rmap);
+	tail->start = at;
+	tail->first = head->first + ((at - head->start) >> PAGE_BITS);
+	head->end = at;
+	if (space->backend->split)
+		space->backend->split(head, tail);
+	list_add_tail(&head->memory->vmas, &tail->file_link);
+	mutex_unlock(&head->memory->rmap);
+	table_insert(space, tail);
+}
+
+/* @ret_end: the end of a range of whole pages. */
+static int check_range(uintptr_t addr, uint64_t length, uintptr_t *ret_end)
+{
+	uint64_t bytes = round_up_pow2(length, PAGE_BYTES);
+
+	if (addr % PAGE_BYTES != 0)
+		return fail(-EINVAL, "an address that is not a multiple of %u", PAGE_BYTES);
+	if (bytes < length || addr + bytes < addr)
+		return fail(-ENOMEM, "a range that ends behind all addresses");
+	*ret_end = addr + bytes;
+	return 0;
+}
+
+/* Is all of [@addr, @end) mapped?  -ENOMEM; -EACCES: @write, and a part must not be. */
+static int check_mapped(struct vm_space *space, uintptr_t addr, uintptr_t end, bool write)
+	REQUIRES_SHARED(&space->lock)
+{
+	while (addr < end) {
+		struct vma *vma = vm_find(space, addr);
+
+		if (!vma)
+			return fail(-ENOMEM, "a part of the range is not mapped");
+		if (write && !vma->may_write)
+			return fail(-EACCES, "the file was not opened for writing");
+		addr = vma->end;
+	}
+	return 0;
+}
+
+/* ---- spaces -------------------------------------------------------------------------------- */
+
+int vm_space_create(struct uext4_fs *fs, const struct vm_backend *backend,
+		    struct vm_space **ret_space)
+{
+	struct vm_space *space = mem_zalloc(sizeof(*space));
+	int err;
+
+	if (!space)
+		return -ENOMEM;
+	space->fs = fs;
+	space->backend = backend;
+	rwlock_init(&space->lock, RANK_space, 0);
+	err = backend->open(space);
+	if (err < 0) {
+		rwlock_finish(&space->lock);
+		mem_free(space);
+		return err;
+	}
+	*ret_space = space;
+	return 0;
+}
+
+int vm_space_destroy(struct vm_space *space)
+{
+	size_t count;
+
+	if (!space)
+		return 0;
+	rwlock_read(&space->lock);
+	count = space->count;
+	rwlock_read_unlock(&space->lock);
+	if (count != 0)
+		return fail(-EBUSY, "files of the image are mapped");
+	space->backend->close(space);
+	rwlock_finish(&space->lock);
+	mem_free(space->vmas);
+	mem_free(space);
+	return 0;
+}
+
+/* ---- mmap, munmap, mprotect ---------------------------------------------------------------- */
+
+/* It is in no table and no list, or never was. */
+static void vma_destroy(struct vma *vma)
+{
+	struct inode *ip = vma->ip;
+
+	atomic_fetch_sub(&ip->fs->mapped, 1);
+	mem_free(vma);
+	inode_put(ip);
+}
+
+static int vma_create(struct vm_space *space, struct inode *ip, struct vma **ret_vma)
+{
+	struct vma *vma = mem_zalloc(sizeof(*vma));
+
+	if (!vma)
+		return -ENOMEM;
+	vma->space = space;
+	vma->ip = ip;
+	list_init(&vma->file_link);
+	inode_ref(ip);
+	atomic_fetch_add(&space->fs->mapped, 1);
+	*ret_vma = vma;
+	return 0;
+}
+
+static int check_map(const struct inode *ip, uint64_t offset, uint64_t length)
+{
+	uint64_t end;
+
+	if (!inode_is_reg(ip))
+		return fail(-ENODEV, "inode %u is no regular file", ip->ino);
+	if (offset % PAGE_BYTES != 0 || length == 0)
+		return fail(-EINVAL, "no pages, or an offset that is not a multiple of %u",
+			    PAGE_BYTES);
+	if (length > UINTPTR_MAX / 2 || !add_ok(offset, length, &end) || end > INT64_MAX)
+		return fail(-EOVERFLOW, "a mapping that ends behind the largest file");
+	return 0;
+}
+
+/* As a processor would: until the access is possible, or cannot be. */
+static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, bool thaw)
+{
+	uint32_t flags = VM_ALLOW_RETRY | (thaw ? 0 : VM_NOTHAW);
+	int err;
+
+	for (;;) {
+		switch (vm_fault(space, addr, access, flags, &err)) {
+		case VM_MAPPED: return 0;
+		case VM_RETRY: flags |= VM_TRIED; break;
+		case VM_NOPAGE: return fail(-ENOMEM, "a part of the range is not mapped");
+		case VM_BEYOND:
+			return fail(-ERANGE, "a part of the range is behind the end of the file");
+		case VM_FAILED: return err;
+		case VM_FROZEN: return fail(-EAGAIN, "the image is frozen");
+		}
+	}
+}
+
+/* What fails will fail again when it is touched, as for MAP_POPULATE. */
+static void populate(struct vm_space *space, uintptr_t addr, uint64_t length, bool write)
+{
+	for (uint64_t done = 0; done < length; done += PAGE_BYTES) {
+		if (touch(space, addr + done, write ? VM_STORE : VM_LOAD, true) == -ERANGE)
+			break;
+	}
+	diag_clear();
+}
+
+/* Addresses, and a place in the table and in the file's list: faults are answered from now on. */
+static int enter(struct vm_space *space, struct vma *vma, uint64_t length)
+{
+	int err;
+
+	err = space->backend->area(vma, length);
+	if (err < 0)
+		return err;
+	vma->end = vma->start + length;
+	if (!lock_with_room(space, 1)) {
+		if (space->backend->end) {
+			mutex_lock(&vma->memory->rmap);
+			space->backend->end(vma);
+			mutex_unlock(&vma->memory->rmap);
+		}
+		space->backend->close_area(space, vma->start, length);
+		return -ENOMEM;
+	}
+	table_insert(space, vma);
+	mutex_lock(&vma->memory->rmap);
+	list_add_tail(&vma->memory->vmas, &vma->file_link);
+	mutex_unlock(&vma->memory->rmap);
+	rwlock_write_unlock(&space->lock);
+	return 0;
+}
+
+int vm_map(struct vm_space *space, struct inode *ip, bool writable_file, uint64_t offset,
+	   uint64_t length, uint32_t prot, uint32_t flags, uintptr_t *ret_addr)
+{
+	bool shared = !(flags & VM_MAP_PRIVATE);
+	struct vma *vma;
+	uintptr_t addr;
+	int err;
+
+	err = check_map(ip, offset, length);
+	if (err == 0 && shared && (prot & VM_PROT_WRITE) && !writable_file)
+		err = fail(-EACCES, "the file was not opened for writing");
+	if (err < 0)
+		return err;
+	length = round_up_pow2(length, PAGE_BYTES);
+	err = vma_create(space, ip, &vma);
+	if (err < 0)
+		return err;
+	vma->first = offset >> PAGE_BITS;
+	vma->prot = prot;
+	vma->shared = shared;
+	vma->may_write = !shared || writable_file;
+	vma->unprivileged = flags & VM_MAP_UNPRIVILEGED;
+	/* A store cannot read the quota files: who pays for its blocks is known before. */
+	if (shared && writable_file)
+		err = quota_load(ip);
+	if (err == 0)
+		err = vm_memory_attach(ip, &vma->memory);
+	if (err == 0)
+		err = enter(space, vma, length);
+	if (err < 0) {
+		vma_destroy(vma);
+		return err;
+	}
+	addr = vma->start;
+	err = space->backend->open_area(space, addr, length, prot);
+	if (err < 0) {
+		/* Nobody else knows the address; it is taken back as any other mapping. */
+		int undone = vm_unmap(space, addr, length);
+
+		return undone < 0 ? undone : err;
+	}
+	if ((flags & VM_MAP_POPULATE) && prot != 0)
+		populate(space, addr, length, shared && (prot & VM_PROT_WRITE));
+	*ret_addr = addr;
+	return 0;
+}
+
+/* The mappings of [@addr, @end) leave the table and the files' lists, to @gone: how many. */
+static size_t leave(struct vm_space *space, uintptr_t addr, uintptr_t end, struct vma **gone)
+	REQUIRES(&space->lock)
+{
+	size_t from = find_index(space, addr), to = find_index(space, end);
+
+	memcpy(gone, &space->vmas[from], (to - from) * sizeof(struct vma *));
+	memmove(&space->vmas[from], &space->vmas[to], (space->count - to) * sizeof(struct vma *));
+	space->count -= to - from;
+	for (size_t i = 0; i < to - from; i++) {
+		mutex_lock(&gone[i]->memory->rmap);
+		list_del(&gone[i]->file_link);
+		if (space->backend->end)
+			space->backend->end(gone[i]);
+		mutex_unlock(&gone[i]->memory->rmap);
+	}
+	return to - from;
+}
+
+/* Memory for a change of a range. */
+struct change {
+	struct vma *spare[2]; /* what is cut in two at its ends */
+	struct vma **gone;    /* room for all mappings there are */
+};
+
+static void change_finish(struct change *c)
+{
+	mem_free(c->spare[0]);
+	mem_free(c->spare[1]);
+	mem_free(c->gone);
+}
+
+/* As lock_with_room().  change_finish() in any case, with nothing held. */
+static bool change_lock(struct vm_space *space, struct change *c) TRY_ACQUIRES(true, space->lock)
+	NO_TSA
+{
+	size_t count;
+
+	for (unsigned i = 0; i < 2; i++) {
+		c->spare[i] = mem_alloc(sizeof(struct vma));
+		if (!c->spare[i])
+			return false;
+	}
+	for (;;) {
+		rwlock_read(&space->lock);
+		count = space->count + 2;
+		rwlock_read_unlock(&space->lock);
+		mem_free(c->gone);
+		c->gone = mem_calloc(count, sizeof(struct vma *));
+		if (!c->gone || !lock_with_room(space, 2))
+			return false;
+		if (space->count + 2 <= count)
+			return true;
+		rwlock_write_unlock(&space->lock);
+	}
+}
+
+/* No mapping reaches over @addr or @end. */
+static void cut_ends(struct vm_space *space, uintptr_t addr, uintptr_t end, struct change *c)
+	REQUIRES(&space->lock)
+{
+	split_at(space, addr, &c->spare[0]);
+	split_at(space, end, &c->spare[1]);
+}
+
+int vm_unmap(struct vm_space *space, uintptr_t addr, uint64_t length)
+{
+	struct change change = { 0 };
+	size_t count;
+	uintptr_t end;
+	int err;
+
+	err = check_range(addr, length, &end);
+	if (err == 0 && addr == end)
+		err = fail(-EINVAL, "no pages");
+	if (err < 0)
+		return err;
+	if (!change_lock(space, &change)) {
+		change_finish(&change);
+		return -ENOMEM;
+	}
+	cut_ends(space, addr, end, &change);
+	count = leave(space, addr, end, change.gone);
+	rwlock_write_unlock(&space->lock);
+	for (size_t i = 0; i < count; i++) {
+		struct vma *vma = change.gone[i];
+
+		space->backend->close_area(space, vma->start, vma->end - vma->start);
+		vma_destroy(vma);
+	}
+	change_finish(&change);
+	return 0;
+}
+
+static void set_prot(struct vma *vma, uint32_t prot)
+{
+	mutex_lock(&vma->memory->rmap);
+	vma->prot = prot;
+	mutex_unlock(&vma->memory->rmap);
+}
+
+static void set_advice(struct vma *vma, uint32_t advice)
+{
+	vma->advice = (enum vm_advice)advice;
+}
+
+/* @set of every mapping of [@addr, @end), all of which is mapped; @write as check_mapped(). */
+static int change_range(struct vm_space *space, uintptr_t addr, uintptr_t end, bool write,
+			void (*set)(struct vma *vma, uint32_t value), uint32_t value)
+{
+	struct change change = { 0 };
+	int err;
+
+	if (!change_lock(space, &change)) {
+		change_finish(&change);
+		return -ENOMEM;
+	}
+	err = check_mapped(space, addr, end, write);
+	if (err == 0) {
+		cut_ends(space, addr, end, &change);
+		for (size_t i = find_index(space, addr), last = find_index(space, end); i < last;
+		     i++)
+			set(space->vmas[i], value);
+	}
+	rwlock_write_unlock(&space->lock);
+	change_finish(&change);
+	return err;
+}
+
+int vm_protect(struct vm_space *space, uintptr_t addr, uint64_t length, uint32_t prot)
+{
+	uintptr_t end;
+	int err;
+
+	err = check_range(addr, length, &end);
+	if (err == 0)
+		err = change_range(space, addr, end, prot & VM_PROT_WRITE, set_prot, prot);
+	if (err < 0 || addr == end)
+		return err;
+	return space->backend->open_area(space, addr, end - addr, prot);
+}
+
+/* ---- ranges -------------------------------------------------------------------------------- */
+
+/* A part of one file that lies at some addresses. */
+struct piece {
+	struct inode *ip; /* referenced */
+	struct vm_memory *memory;
+	pgoff_t first;
+	size_t count;
+	bool shared, may_read, may_write;
+};
+
+/* The piece that begins at @addr, none of it behind @end. */
+static int piece_get(struct vm_space *space, uintptr_t addr, uintptr_t end, struct piece *ret)
+{
+	struct vma *vma;
+
+	rwlock_read(&space->lock);
+	vma = vm_find(space, addr);
+	if (vma) {
+		*ret = (struct piece){
+			.ip = vma->ip,
+			.memory = vma->memory,
+			.first = vma->first + ((addr - vma->start) >> PAGE_BITS),
+			.count = (min_u64(end, vma->end) - addr) >> PAGE_BITS,
+			.shared = vma->shared,
+			.may_read = vma->prot != 0,
+			.may_write = vma->prot & VM_PROT_WRITE,
+		};
+		inode_ref(ret->ip);
+	}
+	rwlock_read_unlock(&space->lock);
+	return vma ? 0 : fail(-ENOMEM, "a part of the range is not mapped");
+}
+
+static int for_each_piece(struct vm_space *space, uintptr_t addr, uint64_t length,
+			  int (*fn)(struct piece *piece, void *arg), void *arg)
+{
+	struct piece piece;
+	uintptr_t end;
+	int err;
+
+	err = check_range(addr, length, &end);
+	while (err == 0 && addr < end) {
+		err = piece_get(space, addr, end, &piece);
+		if (err < 0)
+			break;
+		err = fn(&piece, arg);
+		inode_put(piece.ip);
+		addr += piece.count << PAGE_BITS;
+	}
+	return err;
+}
+
+struct walk {
+	int (*fn)(struct inode *ip, uint64_t offset, uint64_t length, void *arg);
+	void *arg;
+};
+
+static int walk_piece(struct piece *piece, void *arg)
+{
+	struct walk *walk = arg;
+
+	if (!piece->shared)
+		return 0;
+	return walk->fn(piece->ip, piece->first << PAGE_BITS, (uint64_t)piece->count << PAGE_BITS,
+			walk->arg);
+}
+
+int vm_walk(struct vm_space *space, uintptr_t addr, uint64_t length,
+	    int (*fn)(struct inode *ip, uint64_t offset, uint64_t length, void *arg), void *arg)
+{
+	struct walk walk = { fn, arg };
+
+	return for_each_piece(space, addr, length, walk_piece, &walk);
+}
+
+/* Reads what is missing.  Only advice: an error will be met again by who needs the page. */
+static int read_piece(struct piece *piece, void *arg UNUSED)
+{
+	struct page *pages[PAGES_BATCH_MAX];
+	struct inode *ip = piece->ip;
+	pgoff_t end, next = piece->first;
+	bool good = true;
+
+	while (good && next < piece->first + piece->count) {
+		size_t count = 0;
+
+		rwlock_read(&ip->invalidate);
+		rwlock_read(&ip->xattr_lock);
+		end = div_round_up(ip->size, PAGE_BYTES);
+		rwlock_read_unlock(&ip->xattr_lock);
+		end = min_u64(end, piece->first + piece->count);
+		if (next < end)
+			count = min_u64(end - next, PAGES_BATCH_MAX);
+		good = count != 0 && pages_get(&ip->pages, next, count, 0, pages) == 0;
+		rwlock_read_unlock(&ip->invalidate);
+		if (good)
+			pages_put(pages, count);
+		next += count;
+	}
+	diag_clear();
+	return 0;
+}
+
+static int trim_piece(struct piece *piece, void *arg UNUSED)
+{
+	struct inode *ip = piece->ip;
+
+	inode_lock(ip, INODE_CHILD);
+	rwlock_write(&ip->invalidate);
+	(void)mapping_trim(&ip->pages, piece->first, piece->first + piece->count - 1, piece->count);
+	rwlock_write_unlock(&ip->invalidate);
+	inode_unlock(ip);
+	return 0;
+}
+
+int vm_advise(struct vm_space *space, uintptr_t addr, uint64_t length, enum vm_advice advice)
+{
+	uintptr_t end;
+	int err;
+
+	switch (advice) {
+	case VM_WILLNEED: return for_each_piece(space, addr, length, read_piece, NULL);
+	case VM_DONTNEED: return for_each_piece(space, addr, length, trim_piece, NULL);
+	case VM_NORMAL:
+	case VM_RANDOM:
+	case VM_SEQUENTIAL:
+		err = check_range(addr, length, &end);
+		return err < 0 ? err : change_range(space, addr, end, false, set_advice, advice);
+	}
+	return fail(-EINVAL, "no advice that this version knows");
+}
+
+static int incore_piece(struct piece *piece, void *arg)
+{
+	uint8_t **vec = arg;
+
+	for (size_t i = 0; i < piece->count; i++) {
+		bool busy = false;
+		struct page *page;
+
+		page = page_find_locked(&piece->ip->pages, piece->first + i, false, &busy);
+		*(*vec)++ = busy || (page && page_is_uptodate(page));
+		if (page)
+			page_unlock_put(page);
+	}
+	return 0;
+}
+
+int vm_incore(struct vm_space *space, uintptr_t addr, uint64_t length, uint8_t *vec)
+{
+	return for_each_piece(space, addr, length, incore_piece, &vec);
+}
+
+/* ---- pins ---------------------------------------------------------------------------------- */
+
+/* The pages of one file in a pin. */
+struct pin_part {
+	struct vm_pinned pinned;
+	struct list link; /* in vm_pin */
+	struct inode *ip; /* referenced */
+	struct vm_memory *memory;
+	size_t count;	      /* of pages[] that are referenced */
+	struct page *pages[]; /* room for all of them */
+};
+
+struct vm_pin {
+	struct list parts; /* of struct pin_part; one thread */
+};
+
+/*
+ * Enters the page, referenced, into the pin while it is locked; false: it is not in memory.  From
+ * then on nobody takes its PTEs away (F3), so the fault that comes after it is the last one.
+ */
+static bool pin_enter(struct pin_part *part)
+{
+	pgoff_t index = part->pinned.first + part->count;
+	bool busy = false;
+	struct page *page = page_find_locked(&part->ip->pages, index, true, &busy);
+
+	if (!page)
+		return false;
+	if (!page_is_uptodate(page)) {
+		page_unlock_put(page);
+		return false;
+	}
+	mutex_lock(&part->memory->rmap);
+	part->pinned.count++;
+	mutex_unlock(&part->memory->rmap);
+	part->pages[part->count++] = page;
+	page_unlock(page);
+	return true;
+}
+
+/*
+ * The fault of a store may find that it has to write to a page under writeback, or be undone by a
+ * writeback that comes between it and the pin; so the pin comes first, and needs the page in
+ * memory, which takes a fault of its own.
+ */
+static int pin_page(struct vm_space *space, struct pin_part *part, uintptr_t addr,
+		    enum vm_access access, bool wait)
+{
+	int err;
+
+	do {
+		err = touch(space, addr, VM_LOAD, wait);
+		if (err < 0)
+			return err;
+	} while (!pin_enter(part));
+	return touch(space, addr, access, wait);
+}
+
+static void part_destroy(struct pin_part *part)
+{
+	list_del(&part->link);
+	mutex_lock(&part->memory->rmap);
+	list_del(&part->pinned.link);
+	cond_broadcast(&part->memory->unpinned);
+	mutex_unlock(&part->memory->rmap);
+	pages_put(part->pages, part->count);
+	atomic_fetch_sub(&part->ip->fs->mapped, 1);
+	inode_put(part->ip);
+	mem_free(part);
+}
+
+struct pinning {
+	struct vm_space *space;
+	struct vm_pin *pin;
+	uintptr_t addr;
+	enum vm_access access;
+	bool wait;
+};
+
+static int pin_piece(struct piece *piece, void *arg)
+{
+	struct pinning *p = arg;
+	struct pin_part *part;
+	int err = 0;
+
+	if (!piece->shared)
+		return fail(-EINVAL, "pages of a private mapping cannot be pinned");
+	if (!piece->may_read || (p->access == VM_STORE && !piece->may_write))
+		return fail(-EACCES, "the mapping does not allow the access");
+	part = mem_zalloc(sizeof(*part) + piece->count * sizeof(part->pages[0]));
+	if (!part)
+		return -ENOMEM;
+	part->ip = piece->ip;
+	part->memory = piece->memory;
+	part->pinned.first = piece->first;
+	part->pinned.store = p->access == VM_STORE;
+	inode_ref(part->ip);
+	atomic_fetch_add(&p->space->fs->mapped, 1);
+	list_add_tail(&p->pin->parts, &part->link);
+	mutex_lock(&part->memory->rmap);
+	list_add_tail(&part->memory->pins, &part->pinned.link);
+	mutex_unlock(&part->memory->rmap);
+	for (size_t i = 0; err == 0 && i < piece->count; i++) {
+		err = pin_page(p->space, part, p->addr, p->access, p->wait);
+		p->addr += PAGE_BYTES;
+	}
+	return err;
+}
+
+int vm_pin(struct vm_space *space, uintptr_t addr, uint64_t length, enum vm_access access,
+	   bool wait, struct vm_pin **ret_pin)
+{
+	struct pinning pinning = { space, NULL, addr, access, wait };
+	int err;
+
+	if (length == 0)
+		return fail(-EINVAL, "no pages");
+	pinning.pin = mem_alloc(sizeof(struct vm_pin));
+	if (!pinning.pin)
+		return -ENOMEM;
+	list_init(&pinning.pin->parts);
+	err = for_each_piece(space, addr, length, pin_piece, &pinning);
+	if (err < 0) {
+		vm_unpin(pinning.pin);
+		return err;
+	}
+	*ret_pin = pinning.pin;
+	return 0;
+}
+
+void vm_unpin(struct vm_pin *pin)
+{
+	if (!pin)
+		return;
+	while (!list_empty(&pin->parts))
+		part_destroy(list_entry(pin->parts.next, struct pin_part, link));
+	mem_free(pin);
+}
