@@ -6,7 +6,7 @@ JOBS  ?= $(shell nproc)
 MESON  = meson setup --reconfigure
 PY     = $(shell command -v /usr/bin/python3 || command -v python3)
 
-.PHONY: all demo quick check check-full asan tsan tsa sim bench install deps locking clean
+.PHONY: all demo quick check check-full soak asan tsan tsa sim bench install deps locking clean
 
 all: release
 
@@ -46,6 +46,10 @@ check: check-build asan-build tsan-build clang-build release tsa
 	@$(PY) t/run.py --build $(BUILD) check
 check-full: check-build asan-build tsan-build clang-build release
 	@$(PY) t/run.py --build $(BUILD) full
+# Stores through mappings against everything, for SECONDS of each kind of image.
+soak: check-build
+	@$(PY) t/storm.py --uext4 $(BUILD)/check/uext4 --storm $(BUILD)/check/uext4-storm --seconds $(SECONDS_EACH) --jobs 2
+SECONDS_EACH ?= 3600
 asan: asan-build
 	@$(PY) t/run.py --build $(BUILD) asan
 tsan: tsan-build

@@ -69,6 +69,12 @@ def suites(build):
     # Under the simulator one thread runs at a time: there is nothing for the thread sanitizer.
     tsan = [u for u in units("tsan") if not u[0].startswith("unit-sim")]
     tsan += [("threads", script("t/threads.py", "--walk", at("tsan", "uext4-walk")))]
+    # What explores schedules and what changes the engine's text runs once, with one build.
+    mapped = [
+        ("unit-sim_vm (check)", [at("check", "unit-sim_vm")]),
+        ("planted", script("t/planted.py", *common)),
+        ("storm", script("t/storm.py", *common, "--storm", at("check", "uext4-storm"))),
+    ]
     kernel = [
         ("fuse", script("t/func/fuse.py", *common)),
         ("matrix", script("t/matrix.py", *common, *manifest)),
@@ -98,8 +104,8 @@ def suites(build):
         "quick": quick,
         "asan": asan,
         "tsan": tsan,
-        "check": quick + kernel + asan + tsan,
-        "full": quick + full + asan + tsan,
+        "check": quick + mapped + kernel + asan + tsan,
+        "full": quick + mapped + full + asan + tsan,
     }
 
 
