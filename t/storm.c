@@ -9,7 +9,7 @@
  * Each round has new files, since one that left its inode does not come back.  Of each file
  *
  *	bytes 0 to 7	are overwritten by the writer
- *	bytes 8 to 31	belong to the threads that store, each to its own, of one kind of mapping each
+ *	bytes 8 to 31	belong to the threads that store, each to its own
  *	what is behind	is written, cut off and grown by the others
  *
  *  ST1 A store to a byte below the end of the file is no signal, on a full disk neither.  A file

@@ -167,7 +167,7 @@ static size_t lock_around(struct fault *f, struct page **pages)
 	struct frames *frames = mapping_frames(pages_of(f));
 	bool busy;
 
-	if (f->access == VM_STORE || f->vma->advice == VM_RANDOM)
+	if (f->access == VM_STORE || f->vma->advice == VM_RANDOM || (f->flags & VM_ALONE))
 		return 1;
 	room = min_size(room, AROUND_PAGES);
 	room = (size_t)min_u64(room, atomic_load(&frames->pages) - f->index);

@@ -223,7 +223,7 @@ static int check_map(const struct inode *ip, uint64_t offset, uint64_t length)
 /* As a processor would: until the access is possible, or cannot be. */
 static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, bool thaw)
 {
-	uint32_t flags = VM_ALLOW_RETRY | (thaw ? 0 : VM_NOTHAW);
+	uint32_t flags = VM_ALLOW_RETRY | VM_ALONE | (thaw ? 0 : VM_NOTHAW);
 	int err;
 
 	for (;;) {
@@ -239,10 +239,18 @@ static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, 
 	}
 }
 
-/* What fails will fail again when it is touched, as for MAP_POPULATE. */
+/*
+ * What fails will fail again when it is touched, as for MAP_POPULATE.  Reading goes in large pieces,
+ * not far ahead, so that it is still in memory.
+ */
 static void populate(struct vm_space *space, uintptr_t addr, uint64_t length, bool write)
 {
+	const uint64_t piece = PAGES_BATCH_MAX * PAGE_BYTES;
+
 	for (uint64_t done = 0; done < length; done += PAGE_BYTES) {
+		if (done % piece == 0 &&
+		    vm_advise(space, addr + done, min_u64(piece, length - done), VM_WILLNEED) < 0)
+			break;
 		if (touch(space, addr + done, write ? VM_STORE : VM_LOAD, true) == -ERANGE)
 			break;
 	}

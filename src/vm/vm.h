@@ -33,6 +33,7 @@ enum vm_fault_flag {
 	VM_TRIED = 1u << 1,	  /* it did once: waits are done in place now */
 	VM_NOWAIT = 1u << 2,	  /* never sleeps: VM_RETRY instead */
 	VM_NOTHAW = 1u << 3,	  /* does not wait for a thaw: VM_FROZEN instead */
+	VM_ALONE = 1u << 4,	  /* no neighbours: they come by themselves */
 };
 
 enum vm_result {

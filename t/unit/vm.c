@@ -457,6 +457,32 @@ static void test_sizes(void **state)
 	end(&w);
 }
 
+/* Everything is there already: nothing is read while it is accessed. */
+static void test_populate(void **state)
+{
+	struct world w;
+	uint8_t *p;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	fill(&w, 3, 600 * PAGE, 0);
+	close_world(&w);
+	open_world(&w, 0);
+	p = map(&w, 0, 700 * PAGE, UEXT4_PROT_READ, UEXT4_MAP_SHARED | UEXT4_MAP_POPULATE);
+	dev_fail_for_good(w.fail, true);
+	dev_fail_nth_read(w.fail, 1);
+	for (unsigned i = 0; i < 600; i++)
+		assert_int_equal(load_byte(&w, p + i * PAGE), 3);
+	dev_fail_for_good(w.fail, false);
+	dev_fail_nth_read(w.fail, 0);
+	unmap(&w, p, 700 * PAGE);
+	p = map(&w, 0, 700 * PAGE, RW, UEXT4_MAP_SHARED | UEXT4_MAP_POPULATE);
+	assert_int_equal(store_byte(&w, p + 599 * PAGE, 4), 0);
+	assert_int_equal(store_byte(&w, p + 600 * PAGE, 4), SIGBUS);
+	unmap(&w, p, 700 * PAGE);
+	end(&w);
+}
+
 /* A sparse file that grows far behind what it was when it was mapped first. */
 static void test_far(void **state)
 {
@@ -1454,6 +1480,7 @@ int main(int argc, char **argv)
 		BOTH(test_inline_grows),
 		BOTH(test_sizes),
 		BOTH(test_model),
+		BOTH(test_populate),
 		BOTH(test_far),
 		BOTH(test_eviction),
 		BOTH(test_private),
