@@ -72,6 +72,7 @@ def suites(build):
     # What explores schedules and what changes the engine's text runs once, with one build.
     mapped = [
         ("unit-sim_vm (check)", [at("check", "unit-sim_vm")]),
+        ("unit-sim_fault (check)", [at("check", "unit-sim_fault")]),
         ("planted", script("t/planted.py", *common)),
         ("storm", script("t/storm.py", *common, "--storm", at("check", "uext4-storm"))),
     ]

@@ -240,8 +240,8 @@ static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, 
 }
 
 /*
- * What fails will fail again when it is touched, as for MAP_POPULATE.  Reading goes in large pieces,
- * not far ahead, so that it is still in memory.
+ * What fails will fail again when it is touched, as for MAP_POPULATE.  Reading goes in large
+ * pieces, not far ahead, so that it is still in memory.
  */
 static void populate(struct vm_space *space, uintptr_t addr, uint64_t length, bool write)
 {
