@@ -245,7 +245,7 @@ static void pick_mix(struct world *w)
 	m->threads = threads[rnd_below(&r, 5)];
 	if (w->threads)
 		m->threads = w->threads;
-	m->shared = m->threads > 1 && rnd_one_in(&r, 2);
+	m->shared = m->threads > 1 && (rnd_one_in(&r, 2) || w->big_dir);
 	m->nodes_max = nodes[rnd_below(&r, 4)];
 	m->io_bits = 6 + (uint32_t)rnd_below(&r, 13);
 	m->far = far[rnd_below(&r, 4)];
@@ -432,6 +432,7 @@ static void make_big_dir(struct actor *a)
 			pool_add(a, n);
 		}
 	}
+	dir->shared = w->mix.shared;
 	w->meeting[w->meetings++] = dir;
 }
 
