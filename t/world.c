@@ -518,12 +518,26 @@ static void pause_frozen(struct actor *a)
 	must(a, w->b->ops->thaw(w->b), "thaw");
 }
 
+/* What a crash leaves: of one moment, so nothing is written meanwhile, as a checkpoint may. */
+static void copy_one_moment(struct actor *a)
+{
+	struct backend *b = a->w->b;
+	struct uext4_stats before, after;
+
+	do {
+		must(a, uext4_stats(b->fs, &before), "stats");
+		copy_sparse(b->image, a->w->scratch);
+		must(a, uext4_stats(b->fs, &after), "stats");
+	} while (before.device_writes != after.device_writes ||
+		 before.device_bytes_written != after.device_bytes_written);
+}
+
 static void pause_copied(struct actor *a)
 {
 	struct world *w = a->w;
 
 	must(a, w->b->ops->sync(w->b), "sync");
-	copy_sparse(w->b->image, w->scratch);
+	copy_one_moment(a);
 	check_other_view(a, w->scratch, true);
 	judge_image(a, w->scratch, "of a recovered copy");
 }
