@@ -330,60 +330,63 @@ int vm_map(struct vm_space *space, struct inode *ip, bool writable_file, uint64_
 	return 0;
 }
 
-/* The mappings of [@addr, @end) leave the table and the files' lists, to @gone: how many. */
-static size_t leave(struct vm_space *space, uintptr_t addr, uintptr_t end, struct vma **gone)
+/* The mappings of [@addr, @end) leave the table and the files' lists, to @gone. */
+static void leave(struct vm_space *space, uintptr_t addr, uintptr_t end, struct list *gone)
 	REQUIRES(&space->lock)
 {
 	size_t from = find_index(space, addr), to = find_index(space, end);
 
-	memcpy(gone, &space->vmas[from], (to - from) * sizeof(struct vma *));
+	for (size_t i = from; i < to; i++) {
+		struct vma *vma = space->vmas[i];
+
+		mutex_lock(&vma->memory->rmap);
+		list_del(&vma->file_link);
+		if (space->backend->end)
+			space->backend->end(vma);
+		mutex_unlock(&vma->memory->rmap);
+		list_add_tail(gone, &vma->file_link);
+	}
 	memmove(&space->vmas[from], &space->vmas[to], (space->count - to) * sizeof(struct vma *));
 	space->count -= to - from;
-	for (size_t i = 0; i < to - from; i++) {
-		mutex_lock(&gone[i]->memory->rmap);
-		list_del(&gone[i]->file_link);
-		if (space->backend->end)
-			space->backend->end(gone[i]);
-		mutex_unlock(&gone[i]->memory->rmap);
-	}
-	return to - from;
 }
 
-/* Memory for a change of a range. */
+/* What a change of a range needs where it cuts a mapping in two, at one end or both. */
 struct change {
-	struct vma *spare[2]; /* what is cut in two at its ends */
-	struct vma **gone;    /* room for all mappings there are */
+	struct vma *spare[2];
 };
 
 static void change_finish(struct change *c)
 {
 	mem_free(c->spare[0]);
 	mem_free(c->spare[1]);
-	mem_free(c->gone);
 }
 
-/* As lock_with_room().  change_finish() in any case, with nothing held. */
-static bool change_lock(struct vm_space *space, struct change *c) TRY_ACQUIRES(true, space->lock)
-	NO_TSA
+static bool reaches_over(struct vm_space *space, uintptr_t at) REQUIRES_SHARED(&space->lock)
 {
-	size_t count;
+	struct vma *vma = vm_find(space, at);
 
-	for (unsigned i = 0; i < 2; i++) {
-		c->spare[i] = mem_alloc(sizeof(struct vma));
-		if (!c->spare[i])
-			return false;
-	}
+	return vma && vma->start != at;
+}
+
+/*
+ * `space`, exclusive, with what changing [@addr, @end) needs: memory only if something is cut, so
+ * that whole mappings can always go.  False: no memory.  change_finish() in any case, with nothing
+ * held.
+ */
+static bool change_lock(struct vm_space *space, uintptr_t addr, uintptr_t end, struct change *c)
+	TRY_ACQUIRES(true, space->lock) NO_TSA
+{
 	for (;;) {
-		rwlock_read(&space->lock);
-		count = space->count + 2;
-		rwlock_read_unlock(&space->lock);
-		mem_free(c->gone);
-		c->gone = mem_calloc(count, sizeof(struct vma *));
-		if (!c->gone || !lock_with_room(space, 2))
+		if (!lock_with_room(space, c->spare[0] ? 2 : 0))
 			return false;
-		if (space->count + 2 <= count)
+		if (c->spare[0] || (!reaches_over(space, addr) && !reaches_over(space, end)))
 			return true;
 		rwlock_write_unlock(&space->lock);
+		for (unsigned i = 0; i < 2; i++) {
+			c->spare[i] = mem_alloc(sizeof(struct vma));
+			if (!c->spare[i])
+				return false;
+		}
 	}
 }
 
@@ -398,7 +401,7 @@ static void cut_ends(struct vm_space *space, uintptr_t addr, uintptr_t end, stru
 int vm_unmap(struct vm_space *space, uintptr_t addr, uint64_t length)
 {
 	struct change change = { 0 };
-	size_t count;
+	struct list gone;
 	uintptr_t end;
 	int err;
 
@@ -407,16 +410,18 @@ int vm_unmap(struct vm_space *space, uintptr_t addr, uint64_t length)
 		err = fail(-EINVAL, "no pages");
 	if (err < 0)
 		return err;
-	if (!change_lock(space, &change)) {
+	if (!change_lock(space, addr, end, &change)) {
 		change_finish(&change);
 		return -ENOMEM;
 	}
+	list_init(&gone);
 	cut_ends(space, addr, end, &change);
-	count = leave(space, addr, end, change.gone);
+	leave(space, addr, end, &gone);
 	rwlock_write_unlock(&space->lock);
-	for (size_t i = 0; i < count; i++) {
-		struct vma *vma = change.gone[i];
+	while (!list_empty(&gone)) {
+		struct vma *vma = list_entry(gone.next, struct vma, file_link);
 
+		list_del(&vma->file_link);
 		space->backend->close_area(space, vma->start, vma->end - vma->start);
 		vma_destroy(vma);
 	}
@@ -443,7 +448,7 @@ static int change_range(struct vm_space *space, uintptr_t addr, uintptr_t end, b
 	struct change change = { 0 };
 	int err;
 
-	if (!change_lock(space, &change)) {
+	if (!change_lock(space, addr, end, &change)) {
 		change_finish(&change);
 		return -ENOMEM;
 	}
