@@ -300,6 +300,7 @@ enum inode_flag {
 	INODE_ORPHAN = 1u << 3,	     /* on the orphan list or in the orphan file */
 	INODE_STUCK = 1u << 4,	     /* could not be deleted: fs->orphans holds a reference */
 	INODE_LINKABLE = 1u << 5,    /* was made without a name, and may get one */
+	INODE_HALF_CUT = 1u << 6,    /* blocks behind the end wait to be freed: ops/truncate.c */
 };
 
 /*

@@ -34,8 +34,11 @@ static int store(struct handle *h, struct inode *ip)
 	err = inode_table_buf(ip, &buf);
 	if (err == 0)
 		err = handle_get_write(h, buf);
-	if (err < 0)
+	if (err < 0) {
+		/* What has changed in memory is stored some time, as times are. */
+		atomic_fetch_or(&ip->flags, INODE_DIRTY_TIMES);
 		return err;
+	}
 	mutex_lock(&ip->raw_lock);
 	atomic_fetch_and(&ip->flags, ~(uint32_t)INODE_DIRTY_TIMES);
 	seal_inode(&ip->fs->geom, ip->ino, ip->raw);

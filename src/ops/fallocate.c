@@ -151,31 +151,6 @@ static int zero_edges(const struct range *r)
 	return err < 0 ? err : zero_bytes(r->ip, (uint64_t)w.end << bits, r->end);
 }
 
-/* A page that lies in part in the whole blocks (which are smaller) forgets these parts. */
-static void forget_parts(struct inode *ip, uint64_t at, uint64_t end)
-{
-	size_t from = at & (PAGE_BYTES - 1), to = from + (size_t)(end - at);
-	uint8_t parts = parts_of(&ip->fs->geom, from, to);
-	struct page *page;
-
-	for (;;) {
-		page = page_grab_present(&ip->pages, at >> PAGE_BITS);
-		if (page == NULL)
-			return;
-		if (!page_is_writeback(page))
-			break;
-		page_unlock(page);
-		page_wait_writeback(page);
-		pages_put(&page, 1);
-	}
-	page_protect(page); /* P2 */
-	delayed_drop(ip, page, parts);
-	page->dirty &= (uint8_t)~parts;
-	if (page_is_uptodate(page))
-		page_zero(page, from, to - from);
-	page_unlock_put(page);
-}
-
 /* Requires `invalidate` exclusive. */
 static void drop_whole(struct inode *ip, const struct whole *w)
 {
@@ -185,15 +160,15 @@ static void drop_whole(struct inode *ip, const struct whole *w)
 		 inner_end = round_down_pow2(end, PAGE_BYTES);
 
 	if (inner > inner_end) { /* within one page */
-		forget_parts(ip, start, end);
+		file_forget(ip, start, end);
 		return;
 	}
 	if (start < inner)
-		forget_parts(ip, start, inner);
+		file_forget(ip, start, inner);
 	if (inner < inner_end)
 		mapping_drop(&ip->pages, inner >> PAGE_BITS, (inner_end >> PAGE_BITS) - 1);
 	if (inner_end < end)
-		forget_parts(ip, inner_end, end);
+		file_forget(ip, inner_end, end);
 }
 
 /* ---- holes ----------------------------------------------------------------------------------- */
@@ -249,6 +224,8 @@ static int punch_blocks(const struct range *r)
 	if (err < 0 || w.first >= w.end)
 		return err;
 	err = flush_clusters(ip, &w);
+	if (err == 0)
+		err = file_settle_size(ip);
 	if (err < 0)
 		return err;
 	balloc_discard_prealloc(ip);
@@ -324,6 +301,8 @@ static int zero_range(const struct range *r)
 	if (takes_pinned(r))
 		return -EAGAIN;
 	err = zero_edges(r);
+	if (err == 0 && w.first < w.end)
+		err = file_settle_size(ip);
 	if (err < 0 || w.first >= w.end)
 		return err;
 	drop_whole(ip, &w);
@@ -388,11 +367,11 @@ static int fallocate_locked(struct range *r)
 	if (err == 0)
 		err = quota_load(ip);
 	if (err == 0)
+		err = file_finish_cut(ip);
+	if (err == 0)
 		err = file_drop_privileges(ip, r->unprivileged);
 	if (err == 0)
 		err = r->flags & UEXT4_FALLOC_PUNCH_HOLE ? punch(r) : allocate(r);
-	if (err == 0 && (r->flags & (UEXT4_FALLOC_PUNCH_HOLE | UEXT4_FALLOC_ZERO_RANGE)))
-		err = file_settle_size(ip);
 	if (err == 0)
 		file_touch(ip);
 	return first_error(err, file_fit_frames(ip));

@@ -119,11 +119,17 @@ int inline_flush(struct inode *ip, bool wait, bool *ret_done) MUST_CHECK;
 /* ---- writing: file_write.c ------------------------------------------------------------------- */
 
 /*
- * Zeros in memory from byte @at, where the file ends or is going to end, to the end of its page and
- * block; what of it has a place on disk is dirty afterwards: *ret_dirty.  What is reserved for
- * later blocks of the page is given back.  BLOCKS; requires the inode's lock exclusive.
+ * Zeros in memory from byte @at, where the file ends or is going to end, to the end of its block,
+ * or of its page too; what of it has a place on disk is dirty afterwards: *ret_dirty.  BLOCKS;
+ * requires the inode's lock exclusive.
  */
-int file_zero_tail(struct inode *ip, uint64_t at, bool *ret_dirty) MUST_CHECK;
+enum file_tail { FILE_TAIL_BLOCK, FILE_TAIL_PAGE };
+int file_zero_tail(struct inode *ip, uint64_t at, enum file_tail tail, bool *ret_dirty) MUST_CHECK;
+/*
+ * Bytes [@at, @end) of one page, whole blocks, are zeros in memory, and what was to be written of
+ * them is not, as their blocks go.  Requires `invalidate` exclusive.
+ */
+void file_forget(struct inode *ip, uint64_t at, uint64_t end);
 /* What a change of the contents takes away: capabilities, from @unprivileged setuid and setgid. */
 int file_drop_privileges(struct inode *ip, bool unprivileged) MUST_CHECK;
 /* Makes a page that was grabbed uptodate; after an error it was given up. */
@@ -137,13 +143,17 @@ int file_grab_idle(struct inode *ip, pgoff_t index, struct page **ret_page) MUST
 int file_check_size(struct inode *ip, uint64_t size) MUST_CHECK; /* -EFBIG */
 /* A file in BLOCKS grows by zeros. */
 int file_grow(struct inode *ip, uint64_t size) MUST_CHECK;
-/* After dirty pages were thrown away: nobody else may be left to raise the size on disk. */
+/* Before dirty pages are thrown away: nobody else may be left to raise the size on disk. */
 int file_settle_size(struct inode *ip) MUST_CHECK;
 /*
  * T4 of truncate.c, before a neighbour in the cluster of byte @at is freed: writes the data in
  * memory that lies in this cluster below @at, or with @behind from it on.
  */
 int file_flush_cluster(struct inode *ip, uint64_t at, bool behind) MUST_CHECK;
+/*
+ * Blocks that a truncation which failed left behind the end go before anything else is put there.
+ */
+int file_finish_cut(struct inode *ip) MUST_CHECK;
 /* Only the times, which are stored some time. */
 void file_touch(struct inode *ip);
 

@@ -273,19 +273,28 @@ static int write_pages(struct write *w)
 
 /* ---- the end of the file --------------------------------------------------------------------- */
 
-/* Parts of a page from @at on whose blocks begin behind it will not be written. */
-static void drop_behind(struct inode *ip, struct page *page, size_t at)
+void file_forget(struct inode *ip, uint64_t at, uint64_t end)
 {
-	const struct geom *g = &ip->fs->geom;
-	size_t from = round_up_pow2(at, g->block_size);
-	uint8_t parts;
+	size_t from = at & (PAGE_BYTES - 1), to = from + (size_t)(end - at);
+	uint8_t parts = parts_of(&ip->fs->geom, from, to);
+	struct page *page;
 
-	if (from >= PAGE_BYTES)
-		return;
-	parts = parts_of(g, from, PAGE_BYTES);
+	for (;;) {
+		page = page_grab_present(&ip->pages, at >> PAGE_BITS);
+		if (page == NULL)
+			return;
+		if (!page_is_writeback(page))
+			break;
+		page_unlock(page);
+		page_wait_writeback(page);
+		pages_put(&page, 1);
+	}
 	page_protect(page); /* P2 */
 	delayed_drop(ip, page, parts);
 	page->dirty &= (uint8_t)~parts;
+	if (page_is_uptodate(page))
+		page_zero(page, from, to - from);
+	page_unlock_put(page);
 }
 
 /* The block of byte @at, if it has a place or will have one, gets the zeros of this page too. */
@@ -325,11 +334,13 @@ int file_grab_idle(struct inode *ip, pgoff_t index, struct page **ret_page)
 	}
 }
 
-static int zero_page_tail(struct inode *ip, pgoff_t index, uint64_t at, bool in_block,
-			  bool *ret_dirty)
+/* Bytes [@at, @end) as far as they lie in page @index; they begin in the block of @at. */
+static int zero_in_page(struct inode *ip, pgoff_t index, uint64_t at, uint64_t end, bool in_block,
+			bool *ret_dirty)
 {
 	uint64_t start = index << PAGE_BITS;
-	size_t in_page = (size_t)(max_u64(at, start) - start);
+	size_t from = (size_t)(max_u64(at, start) - start);
+	size_t to = (size_t)(min_u64(end, start + PAGE_BYTES) - start);
 	struct page *page;
 	int err;
 
@@ -342,24 +353,22 @@ static int zero_page_tail(struct inode *ip, pgoff_t index, uint64_t at, bool in_
 		err = dirty_tail(ip, page, at, ret_dirty);
 	if (err == 0) {
 		page_protect(page); /* S11 */
-		page_zero(page, in_page, PAGE_BYTES - in_page);
-		if (ip->fs->geom.block_size < PAGE_BYTES)
-			drop_behind(ip, page, in_page);
+		page_zero(page, from, to - from);
 	}
 	page_unlock_put(page);
 	return err;
 }
 
-int file_zero_tail(struct inode *ip, uint64_t at, bool *ret_dirty)
+int file_zero_tail(struct inode *ip, uint64_t at, enum file_tail tail, bool *ret_dirty)
 {
-	const struct geom *g = &ip->fs->geom;
-	uint64_t block_end = round_up_pow2(at, g->block_size);
-	uint64_t end = max_u64(block_end, round_up_pow2(at, PAGE_BYTES));
+	uint64_t block_end = round_up_pow2(at, ip->fs->geom.block_size), end = block_end;
 	int err = 0;
 
 	*ret_dirty = false;
+	if (tail == FILE_TAIL_PAGE)
+		end = max_u64(end, round_up_pow2(at, PAGE_BYTES));
 	for (pgoff_t index = at >> PAGE_BITS; index << PAGE_BITS < end && err == 0; index++)
-		err = zero_page_tail(ip, index, at, block_end > at, ret_dirty);
+		err = zero_in_page(ip, index, at, end, block_end > at, ret_dirty);
 	return err;
 }
 
@@ -416,7 +425,7 @@ static int write_behind_gap(struct write *w)
 	int err;
 
 	rwlock_write(&w->ip->invalidate);
-	err = file_zero_tail(w->ip, w->ip->size, &dirty);
+	err = file_zero_tail(w->ip, w->ip->size, FILE_TAIL_PAGE, &dirty);
 	if (err == 0)
 		err = write_pages(w);
 	rwlock_write_unlock(&w->ip->invalidate);
@@ -437,6 +446,8 @@ static int write_locked(struct write *w, uint32_t flags)
 			    most);
 	w->end = min_u64(w->end, most);
 	err = quota_load(ip);
+	if (err == 0)
+		err = file_finish_cut(ip);
 	if (err == 0)
 		err = file_drop_privileges(ip, flags & FILE_WRITE_KILL_PRIV);
 	if (err == 0 && ip->state != INODE_BLOCKS)

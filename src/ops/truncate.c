@@ -4,7 +4,8 @@
  *
  *  T1  Shrinking: what is cut off the last block is zeros on disk first; then, in one handle, the
  *      inode is an orphan and its size on disk is the new one; then pages go, then blocks, in as
- *      many handles as it takes.  A crash in between is finished at the next mount (J11).
+ *      many handles as it takes.  A crash in between is finished at the next mount (J11), and what
+ *      failed in between before the file grows again (INODE_HALF_CUT).
  *  T2  Pages are thrown away only after their writeback, so nothing is on its way to a block that
  *      is freed, and the size in memory is lowered before, so nobody reads what is behind it.
  *  T3  Growing: what is behind the old end in its block is zeros on disk first.  All of it is one
@@ -40,12 +41,29 @@ int file_check_size(struct inode *ip, uint64_t size)
  * In memory and on disk, also if what is below was not written yet: that may be thrown away, and
  * then nobody would raise the size on disk any more.
  */
-static void set_sizes(struct inode *ip, uint64_t size)
+static void set_sizes(struct inode *ip, uint64_t size, uint64_t disk_size)
 {
 	rwlock_write(&ip->xattr_lock);
 	ip->size = size;
-	inode_set_disk_size(ip, size);
+	inode_set_disk_size(ip, disk_size);
 	rwlock_write_unlock(&ip->xattr_lock);
+}
+
+/* Both sizes are @size, stored; or as they were. */
+static int change_sizes(struct handle *h, struct inode *ip, uint64_t size)
+{
+	uint64_t old = ip->size, old_disk = inode_disk_size(ip);
+	int err;
+
+	err = file_need_large(h, ip, size);
+	if (err < 0)
+		return err;
+	set_sizes(ip, size, size);
+	inode_touch(ip, INODE_MTIME | INODE_CTIME);
+	err = inode_store(h, ip);
+	if (err < 0)
+		set_sizes(ip, old, old_disk);
+	return err;
 }
 
 static int store_size(struct inode *ip, uint64_t size)
@@ -56,12 +74,7 @@ static int store_size(struct inode *ip, uint64_t size)
 	err = handle_start(ip->fs->log, FILE_SIZE_CREDITS, &h);
 	if (err < 0)
 		return err;
-	err = file_need_large(h, ip, size);
-	if (err == 0) {
-		set_sizes(ip, size);
-		inode_touch(ip, INODE_MTIME | INODE_CTIME);
-		err = inode_store(h, ip);
-	}
+	err = change_sizes(h, ip, size);
 	return first_error(err, handle_stop(h));
 }
 
@@ -78,14 +91,14 @@ void file_touch(struct inode *ip)
 	atomic_fetch_or(&ip->flags, INODE_DIRTY_TIMES);
 }
 
-static int zero_tail_on_disk(struct inode *ip, uint64_t at)
+static int zero_tail_on_disk(struct inode *ip, uint64_t at, enum file_tail tail)
 {
 	const struct geom *g = &ip->fs->geom;
 	uint64_t end = round_up_pow2(at, max_u64(g->block_size, PAGE_BYTES));
 	bool dirty;
 	int err;
 
-	err = file_zero_tail(ip, at, &dirty);
+	err = file_zero_tail(ip, at, tail, &dirty);
 	if (err < 0 || !dirty)
 		return err;
 	return mapping_flush(&ip->pages, at >> PAGE_BITS, (end - 1) >> PAGE_BITS);
@@ -99,7 +112,7 @@ int file_grow(struct inode *ip, uint64_t size)
 	if (err < 0)
 		return err;
 	rwlock_write(&ip->invalidate);
-	err = zero_tail_on_disk(ip, ip->size); /* T3 */
+	err = zero_tail_on_disk(ip, ip->size, FILE_TAIL_PAGE); /* T3 */
 	if (err == 0)
 		err = store_size(ip, size);
 	rwlock_write_unlock(&ip->invalidate);
@@ -164,14 +177,9 @@ static int lower_size(struct inode *ip, uint64_t size)
 	err = handle_start(ip->fs->log, ORPHAN_CREDITS + FILE_SIZE_CREDITS, &h);
 	if (err < 0)
 		return err;
-	err = file_need_large(h, ip, size);
+	err = orphan_add(h, ip);
 	if (err == 0)
-		err = orphan_add(h, ip);
-	if (err == 0) {
-		set_sizes(ip, size);
-		inode_touch(ip, INODE_MTIME | INODE_CTIME);
-		err = inode_store(h, ip);
-	}
+		err = change_sizes(h, ip, size);
 	return first_error(err, handle_stop(h));
 }
 
@@ -201,27 +209,63 @@ static bool cuts_pinned(struct inode *ip, uint64_t size)
 	return mapping_is_pinned(&ip->pages, div_round_up(size, PAGE_BYTES), UINT64_MAX);
 }
 
+/* What is behind the end, and then it is no orphan any more.  `invalidate` exclusive. */
+static int free_behind(struct inode *ip)
+{
+	bool behind;
+	int err;
+
+	err = has_blocks_behind(ip, ip->size, &behind);
+	if (err == 0 && behind)
+		err = inode_free_blocks(ip, ip->size);
+	if (err == 0)
+		err = end_orphan(ip);
+	if (err == 0)
+		atomic_fetch_and(&ip->flags, ~(uint32_t)INODE_HALF_CUT);
+	return err;
+}
+
+/* What of the last page lies in blocks that go. */
+static void drop_rest_of_page(struct inode *ip, uint64_t size)
+{
+	uint64_t at = round_up_pow2(size, ip->fs->geom.block_size);
+	uint64_t end = round_up_pow2(size, PAGE_BYTES);
+
+	if (at < end)
+		file_forget(ip, at, end);
+}
+
 /* T5.  `invalidate` exclusive. */
 static int cut_blocks(struct inode *ip, uint64_t size)
 {
-	bool behind;
 	int err;
 
 	if (cuts_pinned(ip, size))
 		return -EAGAIN;
 	err = file_flush_cluster(ip, size, false);
 	if (err == 0)
-		err = zero_tail_on_disk(ip, size);
+		err = zero_tail_on_disk(ip, size, FILE_TAIL_BLOCK);
 	if (err == 0)
 		err = lower_size(ip, size);
 	if (err < 0)
 		return err;
+	drop_rest_of_page(ip, size);
 	/* Writeback that is under way may still map something: only then is the map final (T2). */
 	mapping_drop(&ip->pages, div_round_up(size, PAGE_BYTES), UINT64_MAX);
-	err = has_blocks_behind(ip, size, &behind);
-	if (err == 0 && behind)
-		err = inode_free_blocks(ip, size);
-	return err < 0 ? err : end_orphan(ip);
+	atomic_fetch_or(&ip->flags, INODE_HALF_CUT);
+	return free_behind(ip);
+}
+
+int file_finish_cut(struct inode *ip)
+{
+	int err;
+
+	if (likely(!(atomic_load(&ip->flags) & INODE_HALF_CUT)))
+		return 0;
+	rwlock_write(&ip->invalidate);
+	err = free_behind(ip);
+	rwlock_write_unlock(&ip->invalidate);
+	return err;
 }
 
 static int shrink_blocks(struct inode *ip, uint64_t size)
@@ -259,6 +303,8 @@ static int set_size(struct inode *ip, uint64_t size)
 	err = file_check_size(ip, size);
 	if (err == 0)
 		err = quota_load(ip);
+	if (err == 0)
+		err = file_finish_cut(ip);
 	if (err == 0 && (ip->state == INODE_INLINE || size > 0) && ip->state != INODE_BLOCKS)
 		err = inline_prepare(ip, size, true);
 	if (err < 0)
