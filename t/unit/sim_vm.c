@@ -15,6 +15,7 @@
  *                    [--show STEPS] [--minimise N] [--list]
  */
 #include "api/test_hooks.h"
+#include "base/mem.h"
 #include "dev/dev.h"
 #include "sim_kit.h"
 #include "sync/sync.h"
@@ -86,6 +87,7 @@ enum scenario_flag {
 	PRIVATE = 1u << 6,
 	NEARLY_FULL = 1u << 7, /* three blocks are free */
 	BROKEN = 1u << 8,      /* the device fails: calls may, but what is in memory stays */
+	NO_MEMORY = 1u << 9,   /* one allocation fails: what failed happened or did not */
 };
 
 struct scenario {
@@ -161,6 +163,8 @@ static uint8_t *map;
 
 static bool is_broken(int err)
 {
+	if ((scenario->flags & NO_MEMORY) && err == -ENOMEM)
+		return true;
 	return (scenario->flags & BROKEN) && (err == -EIO || err == -EROFS);
 }
 
@@ -210,8 +214,12 @@ static void note_access(struct event *e, int err)
 static void do_remap(struct event *e)
 {
 	void *addr;
+	int err;
 
-	note(e, uext4_mmap(file, 0, MAP_BYTES, UEXT4_PROT_READ, UEXT4_MAP_SHARED, &addr), "mmap");
+	err = uext4_mmap(file, 0, MAP_BYTES, UEXT4_PROT_READ, UEXT4_MAP_SHARED, &addr);
+	note(e, err, "mmap");
+	if (err != 0)
+		return;
 	if (vm_soft_load(atomic_load(&fs->space), (uintptr_t)addr, &e->seen, 1) == -EIO)
 		sim_fail("a load in a new mapping");
 	note(e, uext4_munmap(fs, addr, MAP_BYTES), "munmap");
@@ -221,7 +229,7 @@ static void do_remove(void)
 {
 	int err = uext4_xattr_remove(fs, file_ino, "user.x");
 
-	if (err != 0 && err != -ENODATA)
+	if (err != 0 && err != -ENODATA && !is_broken(err))
 		sim_fail("removexattr: %s", strerror(-err));
 }
 
@@ -344,6 +352,9 @@ static void run_thread(void *arg)
 {
 	struct event *mine = arg;
 
+	/* The last that was made: to make a thread takes memory, too. */
+	if ((scenario->flags & NO_MEMORY) && mine == events[3])
+		(void)mem_fail_nth(1 + rnd(80));
 	for (unsigned i = 0; i < STEPS_MAX && mine[i].step.what != END; i++)
 		do_step(&mine[i]);
 }
@@ -392,6 +403,8 @@ static bool apply_access(const struct event *e, struct contents *c)
 		return true;
 	if (is_being_cut(e, at) && e->step.what == LOAD && e->seen == 0)
 		return true;
+	if (e->outcome == FAILED)
+		return true; /* nothing was stored */
 	if (e->outcome == BEYOND || beyond)
 		return e->outcome == BEYOND && beyond;
 	if (at >= c->size || e->outcome == NO_SPACE)
@@ -428,21 +441,21 @@ static bool apply(const struct event *e, struct contents *c)
 	case PIN:
 	case LOAD: return apply_access(e, c);
 	case TRUNCATE:
-		if (e->outcome != DONE)
+		if (e->outcome == NO_SPACE)
 			return true;
 		grow(c, s->at);
 		c->size = s->at;
 		return true;
 	case ALLOCATE:
-		if (e->outcome == DONE)
+		if (e->outcome != NO_SPACE)
 			grow(c, s->at + s->len);
 		return true;
 	case PUNCH:
-		if (e->outcome == DONE)
+		if (e->outcome != NO_SPACE)
 			clear_range(c, s->at, s->at + s->len);
 		return true;
 	case ZERO:
-		if (e->outcome != DONE)
+		if (e->outcome == NO_SPACE)
 			return true;
 		clear_range(c, s->at, s->at + s->len);
 		grow(c, s->at + s->len);
@@ -472,6 +485,39 @@ static size_t collect(const struct event **row)
 	return count;
 }
 
+static bool explains(const struct event *const *row, size_t count, uint32_t done,
+		     const struct contents *c, const struct contents *want);
+
+/*
+ * A call that failed did nothing, or all of it.  A truncation may have come as far as the zeros
+ * that have to be on disk before the size, and what makes zeros as far as the blocks that are only
+ * in part in the range, one or both.
+ */
+static bool explains_failed(const struct event *const *row, size_t count, uint32_t done,
+			    const struct event *failed, const struct contents *c,
+			    const struct contents *want)
+{
+	const struct step *s = &failed->step;
+	const uint32_t block = 1024; /* of all images it is done with */
+	uint32_t end = s->at + s->len;
+	struct contents zeroed = *c;
+
+	if (explains(row, count, done, c, want))
+		return true;
+	if (s->what != TRUNCATE && s->what != PUNCH && s->what != ZERO)
+		return false;
+	clear_range(&zeroed, s->at,
+		    (uint32_t)(s->what == TRUNCATE ? round_up_pow2(s->at, block)
+						   : min_u64(end, round_up_pow2(s->at, block))));
+	if (s->what == TRUNCATE || explains(row, count, done, &zeroed, want))
+		return explains(row, count, done, &zeroed, want);
+	if (end / block > s->at / block)
+		clear_range(&zeroed, (uint32_t)round_down_pow2(end, block), end);
+	else
+		clear_range(&zeroed, s->at, end);
+	return explains(row, count, done, &zeroed, want);
+}
+
 /* Is there an order of those events of @row that are not in @done that makes @want of @c? */
 static bool explains(const struct event *const *row, size_t count, uint32_t done,
 		     const struct contents *c, const struct contents *want)
@@ -491,6 +537,9 @@ static bool explains(const struct event *const *row, size_t count, uint32_t done
 			continue;
 		next.size = c->size;
 		memcpy(next.bytes, c->bytes, c->size);
+		if (row[i]->outcome == FAILED &&
+		    explains_failed(row, count, done | 1u << i, row[i], &next, want))
+			return true;
 		if (apply(row[i], &next) && explains(row, count, done | 1u << i, &next, want))
 			return true;
 	}
@@ -510,6 +559,20 @@ static void say_contents(const char *what, const struct contents *c)
 
 static struct contents start; /* before the threads */
 
+static void say_events(void)
+{
+	const struct event *row[THREADS_MAX * STEPS_MAX];
+	size_t count = collect(row);
+
+	say_contents("before", &start);
+	for (size_t i = 0; i < count; i++)
+		fprintf(stderr, "  %u-%u %s %u+%u '%c' outcome %d done %u saw '%c'\n",
+			row[i]->began, row[i]->ended, what_names[row[i]->step.what],
+			row[i]->step.at, row[i]->step.len,
+			row[i]->step.value ? row[i]->step.value : '-', row[i]->outcome,
+			row[i]->done, row[i]->seen ? row[i]->seen : '.');
+}
+
 static void judge(const struct contents *now)
 {
 	const struct event *row[THREADS_MAX * STEPS_MAX];
@@ -517,14 +580,8 @@ static void judge(const struct contents *now)
 
 	if (explains(row, count, 0, &start, now))
 		return;
-	say_contents("before", &start);
 	say_contents("after", now);
-	for (size_t i = 0; i < count; i++)
-		fprintf(stderr, "  %u-%u %s %u+%u '%c' outcome %d done %u saw '%c'\n",
-			row[i]->began, row[i]->ended, what_names[row[i]->step.what],
-			row[i]->step.at, row[i]->step.len,
-			row[i]->step.value ? row[i]->step.value : '-', row[i]->outcome,
-			row[i]->done, row[i]->seen ? row[i]->seen : '.');
+	say_events();
 	sim_fail("no order of the steps explains what is in the file");
 }
 
@@ -779,6 +836,7 @@ static void run_threads(void)
 	if (cut_wanted)
 		bodies[count++] = (struct sim_body){ "power", cut_power, NULL };
 	sim_threads(bodies, count);
+	(void)mem_fail_nth(0);
 }
 
 /*
@@ -847,6 +905,7 @@ static int body(void *arg)
 	if (before.size != after.size || memcmp(before.bytes, after.bytes, before.size) != 0) {
 		say_contents("open", &before);
 		say_contents("closed and opened", &after);
+		say_events();
 		sim_fail("what is in the file changed when it was closed");
 	}
 	if (cut_wanted)
@@ -889,6 +948,8 @@ static int random_body(void *arg)
 		made.flags |= CUT;
 	if (rnd(3) == 0)
 		made.flags |= MAP_FIRST;
+	if (made.flags & NO_MEMORY)
+		made.flags &= ~(uint32_t)CUT;
 	for (unsigned t = 0; t < 3; t++) {
 		for (unsigned i = 0; i < 3; i++)
 			random_step(&made.steps[t][i], (char)('A' + t * 3 + i));

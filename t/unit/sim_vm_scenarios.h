@@ -145,6 +145,9 @@
   { { { PIN, 5000, 1, 'p', 0 } }, { T(100) }, { OP(FSYNC) } } },
 
 /* Random steps. */
+{ "random inline, no memory", "inline", NO_MEMORY, { OP(END) }, { { OP(END) } } },
+{ "random blocks, no memory", "plain", NO_MEMORY, { OP(END) }, { { OP(END) } } },
+{ "random bigalloc, no memory", "bigalloc", NO_MEMORY, { OP(END) }, { { OP(END) } } },
 { "random inline", "inline", 0, { OP(END) }, { { OP(END) } } },
 { "random inline, 4k", "inline-4k", 0, { OP(END) }, { { OP(END) } } },
 { "random inline, no journal", "inline-nojournal", 0, { OP(END) }, { { OP(END) } } },
