@@ -106,7 +106,7 @@ def suites(build):
         "asan": asan,
         "tsan": tsan,
         "check": quick + mapped + kernel + asan + tsan,
-        "full": quick + mapped + full + asan + tsan,
+        "full": quick + mapped + [("unit-sim_vm (more)", [at("check", "unit-sim_vm"), "--factor", "20"])] + full + asan + tsan,
     }
 
 

@@ -12,7 +12,8 @@
  * A store into a page of the file below its end never fails, whatever else goes on (I7).
  *
  * Usage: unit-sim_vm [--only NAME] [--seed N] [--count N] [--dfs N] [--pct N] [--schedule LIST]
- *                    [--show STEPS] [--minimise N] [--list]
+ *                    [--show STEPS] [--minimise N] [--list] [--factor N]
+ * --factor: all of them, so many times the schedules.
  */
 #include "api/test_hooks.h"
 #include "base/mem.h"
@@ -961,6 +962,7 @@ static int random_body(void *arg)
 
 static struct sim_options told = { .strategy = SIM_RANDOM, .seed = 1, .minimise = 200 };
 static const char *only;
+static uint64_t factor = 1;
 
 static void load_image(const char *name)
 {
@@ -1011,7 +1013,7 @@ static void scenario_test(void **state)
 	bool random = s->steps[0][0].what == END;
 	struct sim_options o = { .strategy = SIM_RANDOM, .seed = 1, .minimise = 200 };
 
-	o.schedules = random ? 300 : 60;
+	o.schedules = factor * (random ? 150 : 30);
 	assert_true(run_scenario(s, &o));
 	o.strategy = SIM_PCT;
 	o.preemptions = 3;
@@ -1021,7 +1023,7 @@ static void scenario_test(void **state)
 	o.strategy = SIM_DFS;
 	o.preemptions = 1;
 	o.coarse = true;
-	o.schedules = 60;
+	o.schedules = factor * 30;
 	assert_true(run_scenario(s, &o));
 }
 
@@ -1041,6 +1043,8 @@ static void take_options(int argc, char **argv)
 			told.seed = number(value);
 		} else if (strcmp(name, "--count") == 0) {
 			told.schedules = number(value);
+		} else if (strcmp(name, "--factor") == 0) {
+			factor = number(value);
 		} else if (strcmp(name, "--dfs") == 0) {
 			told.strategy = SIM_DFS;
 			told.preemptions = (uint32_t)number(value);
