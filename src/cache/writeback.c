@@ -323,15 +323,19 @@ void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t
 		assert((state & STATE_LOCK) && (state & STATE_UPTODATE));
 		assert((state & STATE_DIRTY) && !(state & STATE_WRITEBACK));
 		(void)state;
+		ret_parts[i] = pages[i]->dirty;
+		/*
+		 * Asked first: no pin begins while the page is locked, and one that ends behind this
+		 * may have kept its entries writable.
+		 */
+		if (likely(!page_is_pinned_for_stores(pages[i])))
+			pages[i]->dirty = 0;
 	}
 	pages_protect(pages, count); /* W2, S7 */
 	for (size_t i = 0; i < count; i++) {
 		atomic_fetch_or(&pages[i]->state, STATE_WRITEBACK);
-		ret_parts[i] = pages[i]->dirty;
-		if (unlikely(page_is_pinned_for_stores(pages[i])))
-			continue;
-		atomic_fetch_and(&pages[i]->state, ~(uint32_t)STATE_DIRTY);
-		pages[i]->dirty = 0;
+		if (likely(pages[i]->dirty == 0))
+			atomic_fetch_and(&pages[i]->state, ~(uint32_t)STATE_DIRTY);
 	}
 }
 

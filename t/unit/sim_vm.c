@@ -62,13 +62,16 @@ enum what {
 	DIRECT, /* WRITE past the cache, as far as that goes */
 	LOOK,	/* attributes, extents and holes say the same of where the data is */
 	BREAK,	/* the at-th write of the device from now on fails, and all behind it */
+	HOLD,	/* pins the page of at, for stores if len is not 0, until UNHOLD */
+	HELD,	/* the page of at, which is pinned, is in memory */
+	UNHOLD,
 };
 
 static const char *const what_names[] = {
 	"end",	 "write", "write from map", "store",  "load",  "truncate", "allocate",
 	"punch", "zero",  "read",	    "fsync",  "msync", "sync",	   "setx",
 	"rmx",	 "remap", "advise",	    "freeze", "chmod", "pin",	   "direct write",
-	"look",	 "break",
+	"look",	 "break", "hold",	    "held",   "unhold",
 };
 
 struct step {
@@ -161,6 +164,7 @@ static uint32_t moment;
 static uint32_t file_ino;
 static struct uext4_file *file;
 static uint8_t *map;
+static struct uext4_pin *held;
 
 static bool is_broken(int err)
 {
@@ -277,6 +281,32 @@ static void do_pin(struct event *e)
 	uext4_unpin(pin);
 }
 
+static void do_hold(const struct step *s)
+{
+	uint32_t flags = UEXT4_PIN_WAIT | (s->len ? UEXT4_PIN_WRITE : 0);
+	int err = uext4_pin(fs, map + s->at, 1, flags, &held);
+
+	if (err != 0 && err != -ERANGE)
+		sim_fail("pin: %s", strerror(-err));
+}
+
+static void do_held(const struct step *s)
+{
+	uint8_t there = 0;
+
+	if (!held)
+		return;
+	OK(uext4_mincore(fs, map + s->at / PAGE * PAGE, 1, &there));
+	if (!there)
+		sim_fail("a pinned page is not in memory");
+}
+
+static void do_unhold(void)
+{
+	uext4_unpin(held);
+	held = NULL;
+}
+
 /* I15. */
 static void do_look(void)
 {
@@ -340,6 +370,9 @@ static void do_step(struct event *e)
 		dev_fail_for_good(kit_fail_dev, true);
 		dev_fail_nth_write(kit_fail_dev, s->at);
 		break;
+	case HOLD: do_hold(s); break;
+	case HELD: do_held(s); break;
+	case UNHOLD: do_unhold(); break;
 	case END: break;
 	}
 	e->ended = ++moment;

@@ -143,6 +143,10 @@
   { { S(10, 's'), L(8999), S(5000, 't') }, { OP(ADVISE), OP(ADVISE) }, { OP(FSYNC) } } },
 { "pins and truncate", "plain", 0, { W(0, 9000, 'b') },
   { { { PIN, 5000, 1, 'p', 0 } }, { T(100) }, { OP(FSYNC) } } },
+{ "pins that end while it is written", "plain", 0, { W(0, 100, 'b') },
+  { { { PIN, 50, 1, 'p', 0 }, S(60, 's') }, { OP(MSYNC), OP(FSYNC) } } },
+{ "pins that end while it is written, inline", "inline", 0, { W(0, 100, 'b') },
+  { { { PIN, 50, 1, 'p', 0 }, S(60, 's') }, { OP(MSYNC), OP(FSYNC) } } },
 
 /* Random steps. */
 { "random inline, no memory", "inline", NO_MEMORY, { OP(END) }, { { OP(END) } } },
