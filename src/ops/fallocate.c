@@ -203,12 +203,18 @@ static int flush_clusters(struct inode *ip, const struct whole *w)
 	return err < 0 ? err : file_flush_cluster(ip, (uint64_t)w->end << bits, true);
 }
 
-/* M5: whole pages of the range are pinned; as cuts_pinned() in truncate.c. */
+/*
+ * M5: a page is pinned that goes, or of which blocks go, as stores into it do not ask for new ones;
+ * as cuts_pinned() in truncate.c.
+ */
 static bool takes_pinned(const struct range *r)
 {
-	pgoff_t first = div_round_up(r->start, PAGE_BYTES), end = r->end >> PAGE_BITS;
+	const unsigned bits = r->ip->fs->geom.block_bits;
+	struct whole w = whole_blocks(r);
 
-	return first < end && mapping_is_pinned(&r->ip->pages, first, end - 1);
+	return w.first < w.end &&
+	       mapping_is_pinned(&r->ip->pages, ((uint64_t)w.first << bits) >> PAGE_BITS,
+				 (((uint64_t)w.end << bits) - 1) >> PAGE_BITS);
 }
 
 /* Requires `invalidate` exclusive. */

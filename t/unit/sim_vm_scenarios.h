@@ -147,6 +147,8 @@
   { { { PIN, 50, 1, 'p', 0 }, S(60, 's') }, { OP(MSYNC), OP(FSYNC) } } },
 { "pins that end while it is written, inline", "inline", 0, { W(0, 100, 'b') },
   { { { PIN, 50, 1, 'p', 0 }, S(60, 's') }, { OP(MSYNC), OP(FSYNC) } } },
+{ "pins and small holes", "plain", 0, { W(0, 4000, 'b') },
+  { { RANGE(HOLD, 0, 1), S(1500, 's'), OP(UNHOLD) }, { RANGE(PUNCH, 1024, 1024) } } },
 
 /* Random steps. */
 { "random inline, no memory", "inline", NO_MEMORY, { OP(END) }, { { OP(END) } } },
