@@ -161,6 +161,12 @@ void file_touch(struct inode *ip);
 int file_mkwrite(struct mapping *m, struct page *page, bool unprivileged) MUST_CHECK;
 bool file_mkwrite_retry(struct mapping *m, int err, unsigned *tries);
 /*
+ * Before the size of a file in BLOCKS is raised to @size, and not only by what is written then: of
+ * a page that is pinned for stores, into which they come without mkwrite, the rest is dirty too
+ * (P2).  `invalidate` exclusive.
+ */
+int file_grow_pinned(struct inode *ip, uint64_t size) MUST_CHECK;
+/*
  * The end of every call that may have changed the size, or tried to: a mapped file has memory up to
  * its end and not behind it (M8).  The inode's lock exclusive.
  */

@@ -427,6 +427,8 @@ static int write_behind_gap(struct write *w)
 	rwlock_write(&w->ip->invalidate);
 	err = file_zero_tail(w->ip, w->ip->size, FILE_TAIL_PAGE, &dirty);
 	if (err == 0)
+		err = file_grow_pinned(w->ip, w->end);
+	if (err == 0)
 		err = write_pages(w);
 	rwlock_write_unlock(&w->ip->invalidate);
 	return err;

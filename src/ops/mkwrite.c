@@ -40,23 +40,45 @@ static int allocate_now(struct inode *ip, struct page *page)
 	return err < 0 ? err : -EAGAIN;
 }
 
-static int mkwrite_blocks(struct inode *ip, struct page *page, uint64_t size, bool unprivileged)
+/* P2, in BLOCKS. */
+static int dirty_parts(struct inode *ip, struct page *page, uint8_t parts, bool root)
 {
-	uint8_t parts = parts_below(&ip->fs->geom, page, size), promised = page->reserved;
+	uint8_t promised = page->reserved;
 	size_t done;
 	int err;
 
-	err = delayed_reserve(ip, &page, &parts, 1, !unprivileged, &done);
+	err = delayed_reserve(ip, &page, &parts, 1, root, &done);
 	if (err < 0)
 		return err;
 	err = page_set_dirty(page, parts);
-	if (err < 0) {
+	if (err < 0)
 		delayed_drop(ip, page, parts & (uint8_t)~promised);
-		return err;
-	}
-	if (page->reserved != 0 && !ip->fs->delalloc && !file_is_journalled(ip))
+	return err;
+}
+
+static int mkwrite_blocks(struct inode *ip, struct page *page, uint64_t size, bool unprivileged)
+{
+	int err = dirty_parts(ip, page, parts_below(&ip->fs->geom, page, size), !unprivileged);
+
+	if (err == 0 && page->reserved != 0 && !ip->fs->delalloc && !file_is_journalled(ip))
 		return allocate_now(ip, page);
-	return 0;
+	return err;
+}
+
+int file_grow_pinned(struct inode *ip, uint64_t size)
+{
+	struct page *page;
+	int err = 0;
+
+	if ((ip->size & (PAGE_BYTES - 1)) == 0)
+		return 0;
+	page = page_grab_present(&ip->pages, ip->size >> PAGE_BITS);
+	if (page == NULL)
+		return 0;
+	if (page_is_pinned_for_stores(page))
+		err = dirty_parts(ip, page, parts_below(&ip->fs->geom, page, size), true);
+	page_unlock_put(page);
+	return err;
 }
 
 int file_mkwrite(struct mapping *m, struct page *page, bool unprivileged)

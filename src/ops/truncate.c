@@ -114,6 +114,8 @@ int file_grow(struct inode *ip, uint64_t size)
 	rwlock_write(&ip->invalidate);
 	err = zero_tail_on_disk(ip, ip->size, FILE_TAIL_PAGE); /* T3 */
 	if (err == 0)
+		err = file_grow_pinned(ip, size);
+	if (err == 0)
 		err = store_size(ip, size);
 	rwlock_write_unlock(&ip->invalidate);
 	return err;

@@ -149,6 +149,12 @@
   { { { PIN, 50, 1, 'p', 0 }, S(60, 's') }, { OP(MSYNC), OP(FSYNC) } } },
 { "pins and small holes", "plain", 0, { W(0, 4000, 'b') },
   { { RANGE(HOLD, 0, 1), S(1500, 's'), OP(UNHOLD) }, { RANGE(PUNCH, 1024, 1024) } } },
+{ "pins and growth", "plain", 0, { W(0, 100, 'b') },
+  { { RANGE(HOLD, 0, 1), T(4096), S(3500, 's'), OP(UNHOLD) }, { OP(MSYNC) } } },
+{ "pins and growth, inline", "inline", 0, { W(0, 100, 'b') },
+  { { RANGE(HOLD, 0, 1), T(4096), S(3500, 's'), OP(UNHOLD) }, { OP(MSYNC) } } },
+{ "pins and a gap", "plain", 0, { W(0, 100, 'b') },
+  { { RANGE(HOLD, 0, 1), W(3000, 10, 'w'), S(1500, 's'), OP(UNHOLD) }, { OP(MSYNC) } } },
 
 /* Random steps. */
 { "random inline, no memory", "inline", NO_MEMORY, { OP(END) }, { { OP(END) } } },
