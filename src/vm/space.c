@@ -671,6 +671,17 @@ static bool pin_enter(struct pin_part *part)
 	return true;
 }
 
+/* Who was told that nothing is pinned is done with the pages, or has not asked yet (M5). */
+static bool pin_next(struct pin_part *part)
+{
+	bool entered;
+
+	rwlock_read(&part->ip->invalidate);
+	entered = pin_enter(part);
+	rwlock_read_unlock(&part->ip->invalidate);
+	return entered;
+}
+
 /*
  * The fault of a store may find that it has to write to a page under writeback, or be undone by a
  * writeback that comes between it and the pin; so the pin comes first, and needs the page in
@@ -685,7 +696,7 @@ static int pin_page(struct vm_space *space, struct pin_part *part, uintptr_t add
 		err = touch(space, addr, VM_LOAD, wait);
 		if (err < 0)
 			return err;
-	} while (!pin_enter(part));
+	} while (!pin_next(part));
 	return touch(space, addr, access, wait);
 }
 

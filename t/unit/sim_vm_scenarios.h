@@ -155,6 +155,9 @@
   { { RANGE(HOLD, 0, 1), T(4096), S(3500, 's'), OP(UNHOLD) }, { OP(MSYNC) } } },
 { "pins and a gap", "plain", 0, { W(0, 100, 'b') },
   { { RANGE(HOLD, 0, 1), W(3000, 10, 'w'), S(1500, 's'), OP(UNHOLD) }, { OP(MSYNC) } } },
+{ "pins of pages that go", "plain", 0, { W(0, 9000, 'b') },
+  { { RANGE(HOLD, 5000, 0), RANGE(HELD, 5000, 0), OP(UNHOLD) },
+    { RANGE(PUNCH, 4096, 4096), OP(ADVISE), OP(ADVISE) } } },
 
 /* Random steps. */
 { "random inline, no memory", "inline", NO_MEMORY, { OP(END) }, { { OP(END) } } },
