@@ -3,8 +3,9 @@
  * The mappings of one open image: a table by address, and what mmap(2) and its relatives do to it.
  *
  *  V6  A mapping is entered into the table, then into the file's list, then made accessible; it
- *      leaves the table and the list, then its addresses are given back.  In between, an access
- *      finds no mapping and starts over.
+ *      leaves the table, then its addresses are given back, then it leaves the list: as long as a
+ *      store into it is possible, whoever protects its pages meets it (S13).  In between, an
+ *      access finds no mapping and starts over.
  *  V7  Nothing is allocated and no host call is made under `space`, so a fault never waits for
  *      either.
  *  V8  A page is in a pin before it is made accessible for it: see pin_page().
@@ -257,6 +258,17 @@ static void populate(struct vm_space *space, uintptr_t addr, uint64_t length, bo
 	diag_clear();
 }
 
+/* Its addresses, under rmap.  It is in no table; in the file's list, or never was (V6). */
+static void give_back(struct vm_space *space, struct vma *vma)
+{
+	mutex_lock(&vma->memory->rmap);
+	space->backend->close_area(space, vma->start, vma->end - vma->start);
+	list_del(&vma->file_link);
+	if (space->backend->end)
+		space->backend->end(vma);
+	mutex_unlock(&vma->memory->rmap);
+}
+
 /* Addresses, and a place in the table and in the file's list: faults are answered from now on. */
 static int enter(struct vm_space *space, struct vma *vma, uint64_t length)
 {
@@ -267,12 +279,7 @@ static int enter(struct vm_space *space, struct vma *vma, uint64_t length)
 		return err;
 	vma->end = vma->start + length;
 	if (!lock_with_room(space, 1)) {
-		if (space->backend->end) {
-			mutex_lock(&vma->memory->rmap);
-			space->backend->end(vma);
-			mutex_unlock(&vma->memory->rmap);
-		}
-		space->backend->close_area(space, vma->start, length);
+		give_back(space, vma);
 		return -ENOMEM;
 	}
 	table_insert(space, vma);
@@ -330,22 +337,14 @@ int vm_map(struct vm_space *space, struct inode *ip, bool writable_file, uint64_
 	return 0;
 }
 
-/* The mappings of [@addr, @end) leave the table and the files' lists, to @gone. */
+/* The mappings of [@addr, @end) leave the table, to @gone. */
 static void leave(struct vm_space *space, uintptr_t addr, uintptr_t end, struct list *gone)
 	REQUIRES(&space->lock)
 {
 	size_t from = find_index(space, addr), to = find_index(space, end);
 
-	for (size_t i = from; i < to; i++) {
-		struct vma *vma = space->vmas[i];
-
-		mutex_lock(&vma->memory->rmap);
-		list_del(&vma->file_link);
-		if (space->backend->end)
-			space->backend->end(vma);
-		mutex_unlock(&vma->memory->rmap);
-		list_add_tail(gone, &vma->file_link);
-	}
+	for (size_t i = from; i < to; i++)
+		list_add_tail(gone, &space->vmas[i]->gone_link);
 	memmove(&space->vmas[from], &space->vmas[to], (space->count - to) * sizeof(struct vma *));
 	space->count -= to - from;
 }
@@ -419,10 +418,10 @@ int vm_unmap(struct vm_space *space, uintptr_t addr, uint64_t length)
 	leave(space, addr, end, &gone);
 	rwlock_write_unlock(&space->lock);
 	while (!list_empty(&gone)) {
-		struct vma *vma = list_entry(gone.next, struct vma, file_link);
+		struct vma *vma = list_entry(gone.next, struct vma, gone_link);
 
-		list_del(&vma->file_link);
-		space->backend->close_area(space, vma->start, vma->end - vma->start);
+		list_del(&vma->gone_link);
+		give_back(space, vma);
 		vma_destroy(vma);
 	}
 	change_finish(&change);

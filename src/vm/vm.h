@@ -12,8 +12,8 @@
  *      start over (M1, M7); otherwise only what is shared.
  *  V2  The inode's lock is never taken from a fault, and nothing is converted (I6, S6).
  *  V3  PTEs are made under `space` shared, the page's lock and rmap; a mapping is entered into or
- *      leaves the file's list under rmap, so protect and discard meet every PTE (R of the
- *      protocol).
+ *      leaves the file's list under rmap, and after its addresses were given back, so protect and
+ *      discard meet every PTE (R of the protocol).
  *  V4  The last reference of an inode is never put with anything held: inode_put() queues (M2).
  *  V5  No host call that can populate runs under `space` (M9).
  */

@@ -18,6 +18,7 @@ struct vma {
 	struct inode *ip;	  /* c: referenced */
 	struct vm_memory *memory; /* c: of the inode */
 	struct list file_link;	  /* rmap: in memory->vmas */
+	struct list gone_link;	  /* of who unmaps it */
 	void *table;		  /* the backend's own: rmap */
 };
 
@@ -59,7 +60,7 @@ int vm_memory_attach(struct inode *ip, struct vm_memory **ret_memory) MUST_CHECK
  *
  * area: addresses for @vma, without access and without entries, faults on which come to vm_fault():
  * sets start.  Nothing held.  open_area makes it accessible as prot says, when it is in the table
- * (M9). close_area: the addresses are free again; it is in no table any more.  Nothing held.
+ * (M9). close_area: the addresses are free again; it is in no table any more.  rmap held.
  *
  * split: @head's table serves @tail too, which is cut off its end.  end: @vma uses it no more.
  * Both NULL where there is none; rmap held.

@@ -557,6 +557,17 @@ static void test_eviction(void **state)
 	end(&w);
 }
 
+static size_t pages_in_memory(struct world *w, uint8_t *p, size_t pages)
+{
+	static uint8_t there[4096];
+	size_t count = 0;
+
+	assert_int_equal(uext4_mincore(w->fs, p, pages * PAGE, there), 0);
+	for (size_t i = 0; i < pages; i++)
+		count += there[i];
+	return count;
+}
+
 /* ---- against a model ----------------------------------------------------------------------- */
 
 struct recipe {
@@ -1142,6 +1153,86 @@ static void test_unmapped_meanwhile(void **state)
 	end(&w);
 }
 
+/* Counts up in a byte until the mapping is gone; the last that was stored. */
+struct counting {
+	uint8_t *addr;
+	uint8_t last;
+	_Atomic bool started;
+};
+
+static void *count_job(void *arg)
+{
+	struct counting *c = arg;
+	uint8_t next = 1;
+
+	while (copy(c->addr, &next, 1) == 0) {
+		c->last = next++;
+		atomic_store(&c->started, true);
+	}
+	return NULL;
+}
+
+static void *sync_job(void *arg)
+{
+	struct job *job = arg;
+
+	while (!atomic_load(&job->done))
+		CHECK(uext4_fsync(job->w->file, 0) == 0);
+	return NULL;
+}
+
+#define ALIASES 400u
+
+/*
+ * A store that works while its mapping is going is in the file.  There are many mappings, so that
+ * the last of them stays for a while.
+ */
+static void test_store_while_unmapping(void **state)
+{
+	struct job job;
+	struct world w;
+	uint8_t *p;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	fill(&w, 0, 64 * PAGE, 0);
+	p = map_shared(&w, PAGE);
+	job = (struct job){ .w = &w };
+	pthread_create(&job.thread, NULL, sync_job, &job);
+	for (unsigned round = 0; round < 20; round++) {
+		uintptr_t low = UINTPTR_MAX, high = 0;
+		struct counting c = { 0 };
+		pthread_t thread;
+
+		for (unsigned i = 0; i < ALIASES; i++) {
+			uint8_t *q = map(&w, 0, 64 * PAGE, RW, UEXT4_MAP_SHARED);
+
+			/* Not p, which is further away. */
+			low = (uintptr_t)q < low ? (uintptr_t)q : low;
+			if ((uintptr_t)q > high) {
+				high = (uintptr_t)q;
+				c.addr = q;
+			}
+			assert_int_equal(load_byte(&w, q + PAGE), 0);
+		}
+		assert_true((uintptr_t)p >= high + 64 * PAGE || (uintptr_t)p < low);
+		pthread_create(&thread, NULL, count_job, &c);
+		while (!atomic_load(&c.started))
+			usleep(100);
+		unmap(&w, (void *)low, high + 64 * PAGE - low);
+		pthread_join(thread, NULL);
+		assert_int_equal(uext4_fsync(w.file, 0), 0);
+		for (unsigned i = 0; i < 2; i++) /* the first takes the mark of recent use away */
+			assert_int_equal(uext4_madvise(w.fs, p, PAGE, UEXT4_MADV_DONTNEED), 0);
+		assert_int_equal(pages_in_memory(&w, p, 1), 0);
+		assert_int_equal(load_byte(&w, p), c.last);
+	}
+	atomic_store(&job.done, true);
+	pthread_join(job.thread, NULL);
+	unmap(&w, p, PAGE);
+	end(&w);
+}
+
 /* Many threads, one page: all messages are answered. */
 static void test_one_page(void **state)
 {
@@ -1497,6 +1588,7 @@ int main(int argc, char **argv)
 		BOTH(test_pins),
 		BOTH(test_threads),
 		{ "test_unmapped_meanwhile", test_unmapped_meanwhile, use_host, NULL, NULL },
+		{ "test_store_while_unmapping", test_store_while_unmapping, use_host, NULL, NULL },
 		{ "test_read_only", test_read_only, use_host, NULL, NULL },
 		{ "test_fork", test_fork, use_host, NULL, NULL },
 		{ "test_unprivileged", test_unprivileged, use_host, NULL, NULL },
