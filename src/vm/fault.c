@@ -207,7 +207,9 @@ static enum vm_result allow_store(struct fault *f, struct page *page)
 
 	if (err == -EAGAIN)
 		return VM_RETRY;
-	if ((err == -ENOSPC || err == -EDQUOT) && may_wait(f) && may_start_over(f)) {
+	if ((err == -ENOSPC || err == -EDQUOT) && may_start_over(f)) {
+		if (!may_wait(f))
+			return VM_RETRY; /* room may come by a commit, which is waited for then */
 		f->wait_ip = f->vma->ip;
 		f->nospc = err;
 		inode_ref(f->wait_ip);

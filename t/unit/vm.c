@@ -1018,6 +1018,28 @@ static void test_full_disk(void **state)
 	end(&w);
 }
 
+/* Blocks that were freed, but not committed yet, are room for a store. */
+static void test_room_of_deleted(void **state)
+{
+	struct uext4_attr cut = { .valid = UEXT4_ATTR_SIZE };
+	struct uext4_file *full;
+	struct world w;
+	uint8_t *p;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	set_size(&w, 8 * PAGE);
+	p = map_shared(&w, 8 * PAGE);
+	full = fill_disk(&w);
+	assert_int_equal(load_byte(&w, p + 4 * PAGE), 0);
+	assert_int_equal(uext4_setattr(w.fs, uext4_file_ino(full), &cut), 0);
+	assert_int_equal(store_byte(&w, p + 4 * PAGE, 4), 0);
+	assert_int_equal(get(&w, 4 * PAGE), 4);
+	uext4_file_close(full);
+	unmap(&w, p, 8 * PAGE);
+	end(&w);
+}
+
 /* In its inode a file has its room: stores to it always work. */
 static void test_full_disk_inline(void **state)
 {
@@ -1581,6 +1603,7 @@ int main(int argc, char **argv)
 		BOTH(test_buffers),
 		BOTH(test_two_images),
 		BOTH(test_full_disk),
+		BOTH(test_room_of_deleted),
 		BOTH(test_full_disk_inline),
 		BOTH(test_read_error),
 		BOTH(test_frozen),
