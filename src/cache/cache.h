@@ -400,8 +400,8 @@ bool mapping_retry_nospc(struct mapping *m, int err, unsigned *tries);
  */
 size_t mapping_trim(struct mapping *m, pgoff_t first, pgoff_t last, size_t count);
 /*
- * If memory is short: the same with all mapped files in turn, whose pages reclaim leaves alone.
- * Nothing held.
+ * If memory is short: the same with all mapped files in turn, whose pages reclaim leaves alone.  By
+ * everybody who is about to make pages of files.  Nothing held.
  */
 void cache_trim_frames(struct cache *cache);
 

@@ -453,7 +453,10 @@ int file_read(struct inode *ip, void *user, size_t len, uint64_t offset, size_t 
 	ahead = ahead_of(ip, offset, end - offset, size);
 
 	while (at < end) {
-		ssize_t got = read_batch(ip, (uint8_t *)user + (at - offset), at, end, ahead);
+		ssize_t got;
+
+		cache_trim_frames(ip->fs->cache);
+		got = read_batch(ip, (uint8_t *)user + (at - offset), at, end, ahead);
 
 		if (got == -EAGAIN)
 			continue;

@@ -509,6 +509,7 @@ static int stage_and_write(struct inode *ip, const uint8_t *user, size_t len, ui
 	err = cache_throttle(ip->fs->cache);
 	if (err < 0)
 		return err;
+	cache_trim_frames(ip->fs->cache);
 	if (flags & FILE_WRITE_APPEND)
 		offset = file_shape(ip).size;
 	do {

@@ -563,6 +563,7 @@ static int read_piece(struct piece *piece, void *arg UNUSED)
 	while (good && next < piece->first + piece->count) {
 		size_t count = 0;
 
+		cache_trim_frames(ip->fs->cache);
 		rwlock_read(&ip->invalidate);
 		rwlock_read(&ip->xattr_lock);
 		end = div_round_up(ip->size, PAGE_BYTES);

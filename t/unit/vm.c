@@ -568,6 +568,37 @@ static size_t pages_in_memory(struct world *w, uint8_t *p, size_t pages)
 	return count;
 }
 
+/* Who reads by calls, ahead, or all at once keeps to the budget too. */
+static void test_budget(void **state)
+{
+	static uint8_t back[MIB];
+	const size_t size = 12 * MIB;
+	struct world w;
+	uint8_t *p;
+	size_t got;
+
+	(void)state;
+	make_image(PLAIN, 48);
+	open_world(&w, 2 * MIB);
+	set_size(&w, size);
+	p = map_shared(&w, size);
+	for (size_t at = 0; at < size; at += MIB)
+		assert_int_equal(uext4_pread(w.file, back, MIB, at, &got), 0);
+	assert_true(pages_in_memory(&w, p, size / PAGE) < 6 * MIB / PAGE);
+	assert_int_equal(uext4_madvise(w.fs, p, size, UEXT4_MADV_WILLNEED), 0);
+	assert_true(pages_in_memory(&w, p, size / PAGE) < 6 * MIB / PAGE);
+	for (size_t at = 0; at < size; at += MIB)
+		fill(&w, 5, MIB, at);
+	assert_int_equal(uext4_fsync(w.file, 0), 0);
+	fill(&w, 6, PAGE, 0);
+	assert_true(pages_in_memory(&w, p, size / PAGE) < 6 * MIB / PAGE);
+	unmap(&w, p, size);
+	p = map(&w, 0, size, UEXT4_PROT_READ, UEXT4_MAP_SHARED | UEXT4_MAP_POPULATE);
+	assert_true(pages_in_memory(&w, p, size / PAGE) < 6 * MIB / PAGE);
+	unmap(&w, p, size);
+	end(&w);
+}
+
 /* ---- against a model ----------------------------------------------------------------------- */
 
 struct recipe {
@@ -1596,6 +1627,7 @@ int main(int argc, char **argv)
 		BOTH(test_populate),
 		BOTH(test_far),
 		BOTH(test_eviction),
+		BOTH(test_budget),
 		BOTH(test_private),
 		BOTH(test_parts),
 		BOTH(test_mistakes),
