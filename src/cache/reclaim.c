@@ -531,6 +531,9 @@ void page_slots_put(struct page *const *pages, size_t count) NO_TSA
 		assert(atomic_load_explicit(&pages[i]->mapping, memory_order_relaxed) == NULL);
 		shard_switch(&shard, slab);
 		slot_release(shard, slab, (unsigned)(pages[i] - slab->pages));
+		/* Its pages' memory is the host's again; nothing else would give the budget back. */
+		if (slab->kind == SLOT_FRAME && slab_is_unused(slab))
+			shard_shrink(shard, slab);
 	}
 	shard_switch(&shard, NULL);
 }

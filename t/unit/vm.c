@@ -573,6 +573,7 @@ static void test_budget(void **state)
 {
 	static uint8_t back[MIB];
 	const size_t size = 12 * MIB;
+	struct uext4_stats stats;
 	struct world w;
 	uint8_t *p;
 	size_t got;
@@ -595,6 +596,10 @@ static void test_budget(void **state)
 	unmap(&w, p, size);
 	p = map(&w, 0, size, UEXT4_PROT_READ, UEXT4_MAP_SHARED | UEXT4_MAP_POPULATE);
 	assert_true(pages_in_memory(&w, p, size / PAGE) < 6 * MIB / PAGE);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(uext4_madvise(w.fs, p, size, UEXT4_MADV_DONTNEED), 0);
+	assert_int_equal(uext4_stats(w.fs, &stats), 0);
+	assert_true(stats.cache_bytes < MIB);
 	unmap(&w, p, size);
 	end(&w);
 }
