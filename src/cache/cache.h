@@ -176,6 +176,7 @@ struct page {
  * try_hold: hold, of a file that nobody may be using: false if it is about to leave memory.
  * try_lock: keeps out who would find or change pages (the inode's lock and `invalidate`,
  * exclusive): false, without waiting, if somebody is inside.  unlock: the other way.
+ * evict: release after try_hold, and the file leaves memory if nobody has it.  Nothing held.
  *
  * mkwrite: a store into a locked, uptodate page that address spaces map is about to be allowed:
  * what of the page lies below the end of the file is dirty afterwards, with a place or a promise of
@@ -197,6 +198,7 @@ struct mapping_ops {
 	bool (*try_lock)(struct mapping *m);
 	void (*unlock)(struct mapping *m);
 	void (*release)(struct mapping *m);
+	void (*evict)(struct mapping *m);
 	int (*mkwrite)(struct mapping *m, struct page *page, bool unprivileged);
 	bool (*retry_nospc)(struct mapping *m, int err, unsigned *tries);
 };
@@ -404,6 +406,11 @@ size_t mapping_trim(struct mapping *m, pgoff_t first, pgoff_t last, size_t count
  * everybody who is about to make pages of files.  Nothing held.
  */
 void cache_trim_frames(struct cache *cache);
+/*
+ * Before one more file is mapped: some that nobody uses any more leave memory if there are many, as
+ * each has a descriptor and addresses of the host.  Nothing held.
+ */
+void cache_evict_frames(struct cache *cache);
 
 /*
  * ---- writeback: writeback.c --------------------------------------------------------------------

@@ -85,6 +85,7 @@ struct dirty_state {
 	struct mutex lock;		    /* RANK_dirty */
 	struct list files GUARDED(&lock);   /* of struct dirty_node */
 	struct list mapped GUARDED(&lock);  /* of struct frames: the next to be trimmed first */
+	_Atomic uint32_t mapped_count;	    /* a: of these */
 	uint64_t listed_seq GUARDED(&lock); /* the last one given */
 	_Atomic uint64_t pages;		    /* a: dirty or under writeback */
 	_Atomic uint64_t cleaned;	    /* a: pages that ceased to be so, ever */

@@ -18,6 +18,8 @@
 /* What one turn gives back; and how many files it looks at. */
 #define TRIM_PAGES 256u
 #define TRIM_FILES 8u
+/* Files that may keep frames though nobody uses them. */
+#define UNUSED_MAX 64u
 
 /* ---- begin and end --------------------------------------------------------------------------- */
 
@@ -29,6 +31,7 @@ void mapping_set_frames(struct mapping *m, struct frames *f)
 	f->mapping = m;
 	mutex_lock(&d->lock);
 	list_add_tail(&d->mapped, &f->cache_link);
+	atomic_fetch_add(&d->mapped_count, 1);
 	mutex_unlock(&d->lock);
 	atomic_store_explicit(&m->frames, f, memory_order_release);
 }
@@ -42,6 +45,7 @@ void frames_finish(struct mapping *m)
 		return;
 	mutex_lock(&d->lock);
 	list_del(&f->cache_link);
+	atomic_fetch_sub(&d->mapped_count, 1);
 	mutex_unlock(&d->lock);
 	f->ops->destroy(f);
 }
@@ -273,5 +277,18 @@ void cache_trim_frames(struct cache *cache)
 		if (!reclaim_is_over_budget(cache))
 			return;
 		done += trim_next(cache);
+	}
+}
+
+void cache_evict_frames(struct cache *cache)
+{
+	struct dirty_state *d = &cache->dirty;
+
+	lockrank_assert_none();
+	for (unsigned i = 0; i < TRIM_FILES && atomic_load(&d->mapped_count) > UNUSED_MAX; i++) {
+		struct mapping *m = next_mapped(d);
+
+		if (m != NULL)
+			m->ops->evict(m);
 	}
 }

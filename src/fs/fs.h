@@ -320,6 +320,8 @@ void inode_hold(struct inode *ip);
 /* False: it is about to leave memory, which it cannot before the caller gives up what keeps it. */
 bool inode_try_hold(struct inode *ip);
 void inode_release(struct inode *ip);
+/* The same, and out of memory with it if nobody has it, nor is anything left to be done for it. */
+void inode_evict(struct inode *ip);
 /*
  * Finishes inodes whose last reference went while they had no links, in this thread.  No lock held.
  */

@@ -694,6 +694,25 @@ void inode_release(struct inode *ip)
 		inode_free(ip);
 }
 
+void inode_evict(struct inode *ip)
+{
+	struct icache_shard *shard = shard_of(ip->fs->icache, ip->ino);
+	bool gone;
+
+	mutex_lock(&shard->lock);
+	gone = ip->load == INODE_READY && ip->refs == 0 && ip->holds == 1 && !ip->queued &&
+	       !(atomic_load(&ip->flags) & (INODE_UNLINKED | INODE_DIRTY_TIMES));
+	if (gone) {
+		ip->holds = 0;
+		take_out(shard, ip);
+	}
+	mutex_unlock(&shard->lock);
+	if (gone)
+		inode_free(ip);
+	else
+		inode_release(ip);
+}
+
 /* ---- inodes that are made, and that something remains to be done for ------------------------- */
 
 int inode_make(struct uext4_fs *fs, uint32_t ino, struct inode **ret_inode)

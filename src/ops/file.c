@@ -330,6 +330,11 @@ static void file_release(struct mapping *m)
 	inode_release(container_of(m, struct inode, pages));
 }
 
+static void file_evict(struct mapping *m)
+{
+	inode_evict(container_of(m, struct inode, pages));
+}
+
 const struct mapping_ops file_mapping_ops = {
 	.fill = file_fill,
 	.writepages = file_writepages,
@@ -339,6 +344,7 @@ const struct mapping_ops file_mapping_ops = {
 	.try_lock = file_try_lock,
 	.unlock = file_unlock,
 	.release = file_release,
+	.evict = file_evict,
 	.mkwrite = file_mkwrite,
 	.retry_nospc = file_mkwrite_retry,
 };

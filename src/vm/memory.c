@@ -339,6 +339,8 @@ int vm_memory_attach(struct inode *ip, struct vm_memory **ret_memory)
 	bool writing, again;
 	int err = 0;
 
+	if (!mem)
+		cache_evict_frames(ip->fs->cache);
 	/* What is dirty is written as a change, so not behind the back of a freeze. */
 	for (writing = false; !mem && err == 0; writing = again) {
 		again = false;

@@ -16,6 +16,7 @@
 #include "sync/sync.h"
 #include "vm/vm.h"
 
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -601,6 +602,44 @@ static void test_budget(void **state)
 	assert_int_equal(uext4_stats(w.fs, &stats), 0);
 	assert_true(stats.cache_bytes < MIB);
 	unmap(&w, p, size);
+	end(&w);
+}
+
+static unsigned open_fds(void)
+{
+	unsigned count = 0;
+
+	for (int fd = 0; fd < 1024; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+/* A file that nobody uses any more does not keep its memfd for long. */
+static void test_many_files(void **state)
+{
+	struct uext4_new new = { .mode = 0100644 };
+	struct world w;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	for (unsigned i = 0; i < 400; i++) {
+		struct uext4_file *file;
+		char name[16];
+		uint32_t ino;
+		void *addr;
+
+		snprintf(name, sizeof(name), "f%u", i);
+		assert_int_equal(uext4_create(w.fs, UEXT4_ROOT_INO, name, strlen(name), &new, &ino),
+				 0);
+		assert_int_equal(uext4_file_open(w.fs, ino, UEXT4_FILE_WRITE, &file), 0);
+		assert_int_equal(uext4_fallocate(file, 0, 0, PAGE), 0);
+		assert_int_equal(uext4_mmap(file, 0, PAGE, RW, UEXT4_MAP_SHARED, &addr), 0);
+		assert_int_equal(store_byte(&w, addr, (uint8_t)i), 0);
+		assert_int_equal(uext4_msync(w.fs, addr, PAGE, UEXT4_MS_SYNC), 0);
+		assert_int_equal(uext4_munmap(w.fs, addr, PAGE), 0);
+		uext4_file_close(file);
+	}
+	assert_true(open_fds() < 200);
 	end(&w);
 }
 
@@ -1633,6 +1672,7 @@ int main(int argc, char **argv)
 		BOTH(test_far),
 		BOTH(test_eviction),
 		BOTH(test_budget),
+		BOTH(test_many_files),
 		BOTH(test_private),
 		BOTH(test_parts),
 		BOTH(test_mistakes),
