@@ -544,7 +544,7 @@ int uext4_sync(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 /*
  * Freeze: when it returns the image on disk is right without a replay, and stays so until thaw;
  * changes wait meanwhile.  A close does not: what goes with it is finished by the thaw.  -EBUSY: it
- * is frozen; -EINVAL: thawed already.
+ * is frozen, or pages are pinned for stores, which nothing could keep out; -EINVAL: thawed already.
  */
 int uext4_freeze(struct uext4_fs *fs) UEXT4_MUST_CHECK;
 int uext4_thaw(struct uext4_fs *fs) UEXT4_MUST_CHECK;

@@ -178,7 +178,10 @@ int fs_freeze(struct uext4_fs *fs)
 		return err;
 	if (!keep_out(fs->freeze))
 		return fail(-EBUSY, "it is frozen already");
-	err = fs_sync(fs);
+	if (atomic_load(&fs->store_pins) != 0) /* Z2: who begins one now finds it frozen */
+		err = fail(-EBUSY, "pages are pinned for stores");
+	if (err == 0)
+		err = fs_sync(fs);
 	if (err == 0)
 		err = inode_reap(fs); /* nobody else does it now */
 	if (err == 0)

@@ -108,6 +108,7 @@ struct uext4_fs {
 	struct freeze *freeze;			  /* c: freeze.c */
 	/* a: mappings of its files, and pins; no scope begins while there are any */
 	_Atomic uint32_t mapped;
+	_Atomic uint32_t store_pins; /* a: pins for stores, which no freeze keeps out */
 	/* a: NULL until something is mapped first; api/ makes and destroys it */
 	_Atomic(struct vm_space *) space;
 	struct mmp *mmp;		 /* c: NULL without the feature */

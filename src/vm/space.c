@@ -709,6 +709,8 @@ static void part_destroy(struct pin_part *part)
 	mutex_unlock(&part->memory->rmap);
 	pages_put(part->pages, part->count);
 	atomic_fetch_sub(&part->ip->fs->mapped, 1);
+	if (part->pinned.store)
+		atomic_fetch_sub(&part->ip->fs->store_pins, 1);
 	inode_put(part->ip);
 	mem_free(part);
 }
@@ -740,6 +742,8 @@ static int pin_piece(struct piece *piece, void *arg)
 	part->pinned.store = p->access == VM_STORE;
 	inode_ref(part->ip);
 	atomic_fetch_add(&p->space->fs->mapped, 1);
+	if (part->pinned.store)
+		atomic_fetch_add(&p->space->fs->store_pins, 1);
 	list_add_tail(&p->pin->parts, &part->link);
 	mutex_lock(&part->memory->rmap);
 	list_add_tail(&part->memory->pins, &part->pinned.link);
