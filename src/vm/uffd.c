@@ -394,13 +394,16 @@ static void worker_main(void *arg)
 	mutex_unlock(&u->lock);
 }
 
-/* One that waits in the queue already answers for others of its page. */
+/*
+ * One that waits in the queue already answers for others of its page; but not a store for a load,
+ * which does not wait for a thaw.
+ */
 static bool is_queued(struct uffd *u, const struct fault *fault) REQUIRES(&u->lock)
 {
 	list_for_each(link, &u->queue) {
 		struct fault *other = list_entry(link, struct fault, link);
 
-		if (other->addr == fault->addr && other->access >= fault->access)
+		if (other->addr == fault->addr && other->access == fault->access)
 			return true;
 	}
 	return false;
