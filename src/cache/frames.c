@@ -9,8 +9,8 @@
  *
  *  FR1 A page leaves the index after its PTEs and its memory are gone, under its lock: so whoever
  *      makes the next page at this place finds memory nobody is about to take away.
- *  FR2 Trimming waits for nothing and takes clean pages only, which have no writable PTE (P2), and
- *      only while nobody else can find pages and count on his reference (C2).
+ *  FR2 Trimming waits for nothing (S12) and takes clean pages only, which have no writable PTE
+ *      (P2), and only while nobody else can find pages and count on his reference (C2).
  */
 #include "cache/cache_priv.h"
 

@@ -231,8 +231,8 @@ static struct slab *clock_next(struct reclaim_shard *shard, enum slot_kind kind)
 }
 
 /*
- * Frames are not evicted here: that needs locks and calls of the host that come before ours.  Who
- * makes them trims others (frames.c).
+ * Frames are not evicted here: that needs locks and calls of the host that come before ours (S12).
+ * Who makes them trims others (frames.c).
  */
 static bool kind_is_swept(enum slot_kind kind)
 {
@@ -531,7 +531,7 @@ void page_slots_put(struct page *const *pages, size_t count) NO_TSA
 		assert(atomic_load_explicit(&pages[i]->mapping, memory_order_relaxed) == NULL);
 		shard_switch(&shard, slab);
 		slot_release(shard, slab, (unsigned)(pages[i] - slab->pages));
-		/* Its pages' memory is the host's again; nothing else would give the budget back. */
+		/* The memory is the host's again; nothing else would give the budget back. */
 		if (slab->kind == SLOT_FRAME && slab_is_unused(slab))
 			shard_shrink(shard, slab);
 	}

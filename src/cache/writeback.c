@@ -14,7 +14,7 @@
  *      mapping with such a page is in the cache's list and held by it.  Both lag behind only
  *      within the call that makes it so.
  *  W2  Nobody but pages_start_writeback() and mapping_drop() makes a dirty page clean, and both
- *      after its page-table entries were taken care of.
+ *      after its page-table entries were taken care of (S7, I8).
  *  W3  A failed write loses nothing: the page is dirty again before it ceases to be under
  *      writeback.
  *  W4  The list is in the order in which files became dirty.  Walks through it (walk_begin())
@@ -325,7 +325,7 @@ void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t
 		(void)state;
 		ret_parts[i] = pages[i]->dirty;
 		/*
-		 * Asked first: no pin begins while the page is locked, and one that ends behind this
+		 * Asked first: no pin begins while the page is locked, and one that ends later
 		 * may have kept its entries writable.
 		 */
 		if (likely(!page_is_pinned_for_stores(pages[i])))

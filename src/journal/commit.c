@@ -11,6 +11,9 @@
  *	flush
  *	commit_finish(): what it changed is to be written home, what it freed is not; committed()
  *
+ * It takes no lock of a page, and waits for nobody who waits for it: a buffer that is changed again
+ * meanwhile was copied (M3, M4).
+ *
  * Whoever needs a commit first does it, the others wait for him; the thread does those that are
  * due, or that a full transaction asks for.
  *

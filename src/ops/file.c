@@ -518,7 +518,7 @@ static int seek_inline(struct inode *ip, uint64_t offset, uint64_t size, bool wa
 	return 0;
 }
 
-/* The inode's lock shared: what is inside of it stays so meanwhile. */
+/* The inode's lock shared: what is inside of it stays so meanwhile (I15). */
 static int seek_locked(struct inode *ip, uint64_t offset, enum uext4_seek what,
 		       uint64_t *ret_offset)
 {
@@ -563,7 +563,7 @@ int file_seek(struct inode *ip, uint64_t offset, enum uext4_seek what, uint64_t 
 	return err;
 }
 
-/* Inline data as one extent that lies in the inode table. */
+/* Inline data as one extent that lies in the inode table (I15). */
 static int inline_extent(struct inode *ip, uint64_t size, struct uext4_extent *ret_extent)
 {
 	uint32_t in_block;

@@ -2,21 +2,21 @@
 /*
  * Regular files whose data lies in the inode: writing, their size, and how they leave it.
  *
- * The state (EMPTY, INLINE, BLOCKS) and the capacity change only under the inode's lock, exclusive,
- * together with a handle, the locks of the pages that hold the data, and xattr_lock.  Page 0 (and,
- * with inodes larger than a page, those behind it) is the truth; the inode's body is its last
+ * The state (EMPTY, INLINE, BLOCKS: S1, I1) and the capacity change only under the inode's lock,
+ * exclusive, with a handle, the locks of the pages that hold the data, and xattr_lock.  Page 0
+ * (and, with inodes larger than a page, those behind it) is the truth; the inode's body is its last
  * flushed image (S3).
  *
  *  N1  A write decides once: inline_prepare() makes the room or converts, and as the inode's lock
- *      is kept until the write is over, nobody changes that (S4).  A write marks pages dirty; it
- *      neither copies to the inode nor cleans them (S8).
+ *      is kept until the write is over, nobody changes that (S4, I3).  A write marks pages dirty;
+ *      it neither copies to the inode nor cleans them (S8).
  *  N2  INLINE: size <= capacity.  The size in memory changes under the page's lock and xattr_lock;
- *      that on disk with the bytes, when they are flushed (S2, S7).
+ *      that on disk with the bytes, when they are flushed (S2, S7, I2).
  *  N3  Conversion takes blocks first, and writes the data there; then one handle empties the inode
- *      and maps them (S9).  A failure before that changes nothing.
- *  N4  What is behind the size in a page is zeros whenever the size grows (S11).
- *  N5  Pages are made uptodate before the handle (M13), and stay referenced, so they are still
- *      there when they are locked.
+ *      and maps them (S9).  A failure before that changes nothing (I10).
+ *  N4  What is behind the size in a page is zeros whenever the size grows (S11, I12).
+ *  N5  Pages are made uptodate, and memory is had, before the handle (M13, S12); they stay
+ *      referenced, so they are still there when they are locked.
  *
  * An inode whose size is beyond its capacity (mke2fs -d makes them) is converted before anything
  * else; what is not there is a hole.
@@ -243,7 +243,7 @@ int inline_flush(struct inode *ip, bool wait, bool *ret_done)
 	err = row_room(div_round_up(ip->fs->geom.inode_size, PAGE_BYTES), &room);
 	if (err < 0)
 		return err;
-	do { /* again only if the pages became dirty in between */
+	do { /* again only if the pages became dirty in between (I9) */
 		pgoff_t first = 0;
 
 		f.count = 0;
@@ -449,7 +449,7 @@ static int write_run(const struct inline_pages *ps, lblk_t logical, uint32_t cou
 		iov[pieces] = (struct iovec){ (void *)(uintptr_t)from, bytes };
 		at += bytes;
 	}
-	/* With data=journal a buffer would pass for the newer data. */
+	/* S10.  With data=journal a buffer would pass for the newer data. */
 	for (uint32_t i = 0; i < count; i++)
 		cache_forget_block(fs->cache, blk + i);
 	return dev_writev(fs->dev, blk << fs->geom.block_bits, iov, pieces);
@@ -593,6 +593,7 @@ static int make_room(struct inode *ip, uint32_t end)
 	return err;
 }
 
+/* S3b: it is decided before the handle that does it, which has the credits for that. */
 int inline_prepare(struct inode *ip, uint64_t end, bool root)
 {
 	enum room room = ROOM_NEVER;

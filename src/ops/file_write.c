@@ -6,9 +6,9 @@
  * does both.  What can fail for lack of space fails here: blocks are promised (delayed.c) before
  * bytes go into a page that stands for a hole.
  *
- *  K1  The caller's memory is touched with nothing held: his bytes are copied into staged pages
- *      first (cache.h).  A staged page that is written whole becomes the file's, where that has
- *      none.
+ *  K1  The caller's memory is touched with nothing held (S5): his bytes are copied into staged
+ *      pages first (cache.h).  A staged page that is written whole becomes the file's, where that
+ *      has none.
  *  K2  A page is marked dirty before it changes, as that can fail; its size is raised before its
  *      lock is given up, so writeback never meets a dirty page behind the end.
  *  K3  One call is one write for others, up to PIECE_PAGES; a longer one is several.

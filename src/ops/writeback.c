@@ -10,7 +10,8 @@
  * of blocks that lie together; written, in requests as large as they can be; mapped.  Then each
  * page ends, with the error of its own runs.
  *
- *  B1  (M2) A run is mapped only after all of its data was written.
+ *  B1  (M2 of fs/map.h) A run is mapped only after all of its data was written.  So nothing is left
+ *      for a commit to write, and it takes no page's lock (M4).
  *  B2  What was promised is kept: allocation for reserved parts uses their promises.  After an
  *      error the promise is in force again, and the parts are dirty and reserved as before.
  *  B3  The size on disk never passes the size in memory, nor what was written behind the old one.
@@ -18,7 +19,8 @@
  *      thread at a time: two would both find a hole and fill it.
  *  B5  No page lock is held while anything is read, written, or waited for.
  *
- * With data=journal the data does not go to the device but, with the mapping, into the handle.
+ * With data=journal the data does not go to the device but, with the mapping, into the handle; only
+ * then is any of it in a transaction (S10, I13).
  */
 #include "ops/file_priv.h"
 

@@ -7,8 +7,8 @@
  * found the first time a thread takes that path alone; it needs no second thread and no deadlock.
  *
  *  R1  A wait begins only if everything held is ranked before what is waited for, or has the same
- *      rank and a smaller key.  Shared and exclusive count alike: two readers of one lock deadlock
- *      as soon as a writer queues between them.
+ *      rank and a smaller key (I5).  Shared and exclusive count alike: two readers of one lock
+ *      deadlock as soon as a writer queues between them.
  *  R2  A lock is released by the thread that took it, in any order.
  *  R3  A try-lock waits for nothing, so R1 is not asked of it; what it took counts from then on.
  *

@@ -4,8 +4,8 @@
  *
  *	freeze-fault (stores) -> space -> invalidate -> page -> [mkwrite] -> rmap: PTE
  *
- * all shared but the page (S6).  Nothing here knows whether a file's data is in its inode: mkwrite
- * does, and it never converts.
+ * all shared but the page (S6, I6).  Nothing here knows whether a file's data is in its inode:
+ * mkwrite does, and it never converts.
  *
  *  F1  What takes long (reading, throttling, a thaw, room on the disk) is waited for with nothing
  *      held but a reference to the inode, and the fault starts over (M1, M7, M13).  Who cannot
@@ -331,7 +331,7 @@ enum vm_result vm_fault(struct vm_space *space, uintptr_t addr, enum vm_access a
 	};
 	enum vm_result result;
 
-	lockrank_assert_none();
+	lockrank_assert_none(); /* I4, I5; and when it ends */
 	if (access == VM_STORE && cache_is_throttled(space->fs->cache)) {
 		if (flags & VM_NOWAIT)
 			return VM_RETRY;

@@ -7,11 +7,14 @@
  * One thread reads the messages and answers what needs no waiting; the rest goes to a few workers.
  *
  *  U1  The handler waits for nothing but `space`, and allocates nothing for what is in memory: who
- *      faulted may hold any lock of the application's.
- *  U2  A fault that waits for a thaw, or for a size to settle, is only an entry of a list.
+ *      faulted may hold any lock of the application's.  For the same reason it says nothing (M14,
+ *      S13).  Two exceptions: the map of a hole that is stored to may have to be read, and without
+ *      delayed allocation it is filled.
+ *  U2  A fault that waits for a thaw, or for a size to settle, is only an entry of a list (M1).
  *  U3  A host call on addresses of a mapping is made under rmap, or while the mapping is in the
  *      table: these addresses are ours then and nobody else's.
  *  U4  Answering twice is harmless, and so is waking a thread for nothing: it tries again.
+ *  U5  Every first store is a message: WP_ASYNC, for which M10 would be needed, is not used.
  *
  * What Linux does (tried on 6.18): UFFDIO_CONTINUE stops at a page that has a PTE, and says how far
  * it came; it replaces the marks of write protection and of poison.  UFFDIO_POISON does not replace

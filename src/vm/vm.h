@@ -36,6 +36,7 @@ enum vm_fault_flag {
 	VM_ALONE = 1u << 4,	  /* no neighbours: they come by themselves */
 };
 
+/* I7. */
 enum vm_result {
 	VM_MAPPED, /* there is a PTE that allows the access */
 	VM_RETRY,  /* start over */
