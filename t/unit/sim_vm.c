@@ -68,9 +68,9 @@ enum what {
 };
 
 static const char *const what_names[] = {
-	"end",	 "write", "write from map", "store",  "load",  "truncate", "allocate",
-	"punch", "zero",  "read",	    "fsync",  "msync", "sync",	   "setx",
-	"rmx",	 "remap", "advise",	    "freeze", "chmod", "pin",	   "direct write",
+	"end",	 "write", "write from map", "store",  "load",	"truncate", "allocate",
+	"punch", "zero",  "read",	    "fsync",  "msync",	"sync",	    "setx",
+	"rmx",	 "remap", "advise",	    "freeze", "chmod",	"pin",	    "direct write",
 	"look",	 "break", "hold",	    "held",   "unhold",
 };
 
@@ -105,6 +105,7 @@ static const struct kit_image images[] = {
 	{ "inline", 4, "-t ext4 -b 1024 -O inline_data -I 256 -J size=1", 1024 },
 	{ "inline-nojournal", 4, "-t ext4 -b 1024 -O inline_data,^has_journal -I 256", 1024 },
 	{ "inline-4k", 12, "-t ext4 -b 4096 -O inline_data -I 1024 -J size=4", 4096 },
+	{ "inline-map", 4, "-t ext4 -b 1024 -O inline_data,^extent,^64bit -I 256 -J size=1", 1024 },
 	{ "plain", 4, "-t ext4 -b 1024 -J size=1", 1024 },
 	{ "ext3", 4, "-t ext3 -b 1024 -J size=1", 1024 },
 	{ "bigalloc", 16, "-t ext4 -b 1024 -O bigalloc,inline_data -C 16384 -I 256 -J size=1",
