@@ -119,10 +119,12 @@ static enum vm_result expect(const struct combination *c, int *ret_err)
 		*ret_err = -EPERM;
 		return VM_FAILED;
 	}
-	/* Its block is allocated now, which may read, and takes more than one look. */
-	if (c->page == HOLE_NODELALLOC && store && (c->flags & VM_NOWAIT) && c->condition != FULL)
+	/* Its block is allocated now, which takes more than one look. */
+	if (c->page == HOLE_NODELALLOC && store && (c->flags & VM_NOWAIT))
 		return VM_RETRY;
 	if (is_hole(c->page) && store && c->condition == FULL) {
+		if (c->flags & VM_NOWAIT)
+			return VM_RETRY; /* a commit may make room, which is waited for */
 		*ret_err = -ENOSPC;
 		return VM_FAILED;
 	}
