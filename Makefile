@@ -67,7 +67,9 @@ sim: check-build
 	@$(BUILD)/check/sim-atomic --seed $(SEED) --count $(COUNT)
 
 bench: deps release check-build
-	@$(PY) bench/bench.py --uext4 $(BUILD)/release/uext4 --nullfuse $(BUILD)/check/nullfuse
+	@ninja -C $(BUILD)/release -j $(JOBS) $(NINJA_QUIET) mapbench
+	@$(PY) bench/bench.py --uext4 $(BUILD)/release/uext4 --nullfuse $(BUILD)/check/nullfuse \
+		--mapbench $(BUILD)/release/mapbench
 
 install: release
 	@meson install -C $(BUILD)/release --no-rebuild $(if $(DESTDIR),--destdir $(abspath $(DESTDIR)))

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Ratios against the kernel on a loop device, Debian's fuse2fs, and a null FUSE server, in one run.
+"""Ratios against the kernel on a loop device, Debian's fuse2fs, a null FUSE server and plain memory, in one run.
 
 Times on one machine mean nothing to another: each line is a ratio of medians of interleaved runs, peer by
 peer (1.00 is as fast as the peer, 0.50 twice as fast).  Needs root; nothing here decides a test.
@@ -488,18 +488,59 @@ def bench_write(work, opts):
     bench_write_mounted(work, opts)
 
 
+# ---- mapped files -------------------------------------------------------------------------------------
+
+MAP_GOALS = {"first stores, random": "<= 1.5", "first stores, in order": "<= 1.5", "msync of 10,000 pages, random": "<= 1.5",
+             "msync of 10,000 pages, in order": "<= 1.5", "warm loads": "1", "warm stores": "1"}
+
+
+def map_costs(opts, *side):
+    """Seconds of one access, by what it is."""
+    costs = {}
+    for line in run(opts.mapbench, *side).stdout.decode().splitlines():
+        count, seconds, name = line.split(" ", 2)
+        costs[name] = float(seconds) / int(count)
+    return costs
+
+
+def bench_map(work, opts):
+    ours, theirs = new_image(work, "ours.img"), new_image(work, "theirs.img")
+    mine, kernels = {}, {}
+    with mounted(theirs, os.path.join(work, "kernel"), "noatime") as k:
+        for i in range(opts.runs + 1):
+            for side, times in ((("--image", ours), mine), (("--posix", k), kernels)):
+                for name, seconds in map_costs(opts, *side).items() if i else ():  # the first warms up
+                    times.setdefault(name, []).append(seconds)
+    for name, times in mine.items():
+        if name.endswith("(memfd)"):
+            continue
+        peers = {"kernel": kernels[name]}
+        if f"{name} (memfd)" in mine:
+            peers["memfd"] = mine[f"{name} (memfd)"]
+        cost = statistics.median(times)
+        cells = ", ".join(f"{peer} {cost / statistics.median(t):.2f}" for peer, t in peers.items())
+        goal = f"   (goal {MAP_GOALS[name]})" if name in MAP_GOALS else ""
+        if name == "first loads, in order":
+            goal = f"   {1 / cost:,.0f} a second (goal >= 500,000)"
+        print(f"{'map: ' + name:44} {cost * 1e6:11.3f} us   of {cells}{goal}", flush=True)
+    for image in (ours, theirs):
+        run("e2fsck", "-fn", image)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--uext4", required=True)
     parser.add_argument("--nullfuse", required=True)
+    parser.add_argument("--mapbench", required=True)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--large-files", type=int, default=1000000)
     parser.add_argument("--many", type=int, default=50000, help="files in one directory")
     parser.add_argument("--fuse2fs", action="store_true", help="writes through it, too (slow)")
-    parser.add_argument("--only", choices=["export", "mount", "open", "write"])
+    parser.add_argument("--only", choices=["export", "mount", "open", "write", "map"])
     parser.add_argument("--work")
     opts = parser.parse_args()
-    opts.uext4, opts.nullfuse = os.path.abspath(opts.uext4), os.path.abspath(opts.nullfuse)
+    for program in ("uext4", "nullfuse", "mapbench"):
+        setattr(opts, program, os.path.abspath(getattr(opts, program)))
     if os.geteuid() != 0:
         raise SystemExit("needs root: the kernel's mounts are the peer")
     _arm_cleanup()
@@ -508,7 +549,7 @@ def main():
     if not opts.work:
         at_end(shutil.rmtree, work, True)
     image = os.path.join(work, "tree.img")
-    if opts.only not in ("open", "write") and not os.path.exists(image):
+    if opts.only not in ("open", "write", "map") and not os.path.exists(image):
         image = make_image(work)
     if opts.only in (None, "export"):
         bench_export(image, work, opts)
@@ -518,6 +559,8 @@ def main():
         bench_open(work, opts)
     if opts.only in (None, "write"):
         bench_write(work, opts)
+    if opts.only in (None, "map"):
+        bench_map(work, opts)
 
 
 if __name__ == "__main__":
