@@ -231,7 +231,7 @@ static void load_all(const uint8_t *addr, uint64_t pages)
 static void store(uint8_t *addr, const uint32_t *order, uint64_t count)
 {
 	for (uint64_t i = 0; i < count; i++)
-		((volatile uint8_t *)addr)[order[i] * PAGE]++;
+		((volatile uint8_t *)addr)[order[i] * PAGE] = (uint8_t)i;
 }
 
 /* The numbers below @pages in an order of no use to anybody. */

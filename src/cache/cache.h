@@ -181,14 +181,19 @@ struct page {
  * mkwrite: a store into a locked, uptodate page that address spaces map is about to be allowed:
  * what of the page lies below the end of the file is dirty afterwards, with a place or a promise of
  * one (page_mkwrite of the kernel).  Called with `invalidate` held shared and no rank from `page`
- * on but this page; never takes the inode's lock.  @unprivileged: not from the reserved blocks.
- * -EAGAIN: the page was unlocked and locked again; look at it anew.  -ENOSPC, -EDQUOT: a hole, and
- * no room.
+ * on but this page; never takes the inode's lock.  @flags: enum mkwrite_flag.  -EAGAIN: look at it
+ * anew, it may have been unlocked meanwhile.  -ENOSPC, -EDQUOT: a hole, and no room.
  *
  * retry_nospc: after -ENOSPC, with nothing held: is it worth trying again?
  *
  * A file that is never written has only `fill`.
  */
+enum mkwrite_flag {
+	MKWRITE_UNPRIVILEGED = 1u << 0, /* not from the reserved blocks */
+	MKWRITE_NOWAIT = 1u << 1,	/* -EAGAIN instead of writing anything to the disk */
+	MKWRITE_IN_PLACE = 1u << 2,	/* -EAGAIN, and nothing changes, if it needs a promise */
+};
+
 struct mapping_ops {
 	int (*fill)(struct mapping *m, struct page *const *pages, size_t count);
 	int (*writepages)(struct mapping *m, pgoff_t first, pgoff_t last, bool wait);
@@ -199,7 +204,7 @@ struct mapping_ops {
 	void (*unlock)(struct mapping *m);
 	void (*release)(struct mapping *m);
 	void (*evict)(struct mapping *m);
-	int (*mkwrite)(struct mapping *m, struct page *page, bool unprivileged);
+	int (*mkwrite)(struct mapping *m, struct page *page, uint32_t flags);
 	bool (*retry_nospc)(struct mapping *m, int err, unsigned *tries);
 };
 
@@ -394,7 +399,7 @@ struct page *page_find_locked(struct mapping *m, pgoff_t index, bool wait, bool 
 bool mapping_is_pinned(struct mapping *m, pgoff_t first, pgoff_t last);
 void mapping_wait_unpinned(struct mapping *m, pgoff_t first, pgoff_t last);
 /* The one caller of each slot: see there. */
-int page_mkwrite(struct page *page, bool unprivileged) MUST_CHECK;
+int page_mkwrite(struct page *page, uint32_t flags) MUST_CHECK;
 bool mapping_retry_nospc(struct mapping *m, int err, unsigned *tries);
 /*
  * Throws away up to @count clean pages of [@first, @last] that nobody references.  Starts no I/O.

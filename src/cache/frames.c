@@ -149,13 +149,13 @@ void mapping_wait_unpinned(struct mapping *m, pgoff_t first, pgoff_t last)
 		f->ops->wait_unpinned(f, first, last);
 }
 
-int page_mkwrite(struct page *page, bool unprivileged)
+int page_mkwrite(struct page *page, uint32_t flags)
 {
 	struct mapping *m = mapping_of(page);
 	int err;
 
 	assert(page_is_uptodate(page) && m->ops->mkwrite != NULL);
-	err = m->ops->mkwrite(m, page, unprivileged);
+	err = m->ops->mkwrite(m, page, flags);
 	assert(err < 0 || page_is_dirty(page));
 	return err;
 }

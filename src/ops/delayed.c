@@ -297,6 +297,24 @@ static bool reserve_together(struct inode *ip, struct page *const *pages, const 
 	return true;
 }
 
+/* Of @parts, those that have neither a place nor a promise (D1). */
+static int find_new(struct inode *ip, const struct page *page, uint8_t parts, struct map_ext *ext,
+		    uint8_t *ret_holes)
+{
+	/* What is dirty without being reserved has a place. */
+	uint8_t unknown = parts & (uint8_t) ~(page->reserved | page->dirty);
+
+	return find_holes(ip, page->index, unknown, ext, ret_holes);
+}
+
+bool delayed_has_place(struct inode *ip, const struct page *page, uint8_t parts)
+{
+	struct map_ext ext = { .count = 0 };
+	uint8_t holes;
+
+	return find_new(ip, page, parts, &ext, &holes) == 0 && holes == 0;
+}
+
 int delayed_reserve(struct inode *ip, struct page *const *pages, const uint8_t *parts, size_t count,
 		    bool root, size_t *ret_done)
 {
@@ -307,10 +325,7 @@ int delayed_reserve(struct inode *ip, struct page *const *pages, const uint8_t *
 
 	assert(ip->state == INODE_BLOCKS && count > 0 && count <= PAGES_BATCH_MAX);
 	for (size_t i = 0; i < count; i++) {
-		/* D1; what is dirty without being reserved has a place. */
-		uint8_t unknown = parts[i] & (uint8_t) ~(pages[i]->reserved | pages[i]->dirty);
-
-		err = find_holes(ip, pages[i]->index, unknown, &ext, &holes[i]);
+		err = find_new(ip, pages[i], parts[i], &ext, &holes[i]);
 		if (err < 0)
 			return err;
 	}

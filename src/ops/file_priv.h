@@ -70,6 +70,8 @@ static inline bool delayed_is_simple(const struct geom *g)
  */
 int delayed_reserve(struct inode *ip, struct page *const *pages, const uint8_t *parts, size_t count,
 		    bool root, size_t *ret_done) MUST_CHECK;
+/* Have @parts of a locked page their places or promises?  Takes and waits as delayed_reserve(). */
+bool delayed_has_place(struct inode *ip, const struct page *page, uint8_t parts);
 /* Takes promises back: @parts of a locked page are not going to be written. */
 void delayed_drop(struct inode *ip, struct page *page, uint8_t parts);
 /* @parts of a locked page have a place now: their promises were used up. */
@@ -158,7 +160,7 @@ int file_finish_cut(struct inode *ip) MUST_CHECK;
 void file_touch(struct inode *ip);
 
 /* mapping_ops.mkwrite, retry_nospc: mkwrite.c */
-int file_mkwrite(struct mapping *m, struct page *page, bool unprivileged) MUST_CHECK;
+int file_mkwrite(struct mapping *m, struct page *page, uint32_t flags) MUST_CHECK;
 bool file_mkwrite_retry(struct mapping *m, int err, unsigned *tries);
 /*
  * Before the size of a file in BLOCKS is raised to @size, and not only by what is written then: of

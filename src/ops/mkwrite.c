@@ -15,7 +15,7 @@
  *      does: until then nothing on the disk knows of it.
  *  MW4 Without delayed allocation the page gets its block before the store is allowed: it is
  *      written once, by the handle of writeback, with no lock of a page held (a handle comes before
- *      a page).
+ *      a page).  Who must not wait is told before that; the promise is kept for who comes again.
  */
 #include "ops/file_priv.h"
 
@@ -41,13 +41,15 @@ static int allocate_now(struct inode *ip, struct page *page)
 }
 
 /* P2, in BLOCKS. */
-static int dirty_parts(struct inode *ip, struct page *page, uint8_t parts, bool root)
+static int dirty_parts(struct inode *ip, struct page *page, uint8_t parts, uint32_t flags)
 {
 	uint8_t promised = page->reserved;
 	size_t done;
 	int err;
 
-	err = delayed_reserve(ip, &page, &parts, 1, root, &done);
+	if ((flags & MKWRITE_IN_PLACE) && !delayed_has_place(ip, page, parts))
+		return -EAGAIN;
+	err = delayed_reserve(ip, &page, &parts, 1, !(flags & MKWRITE_UNPRIVILEGED), &done);
 	if (err < 0)
 		return err;
 	err = page_set_dirty(page, parts);
@@ -56,12 +58,12 @@ static int dirty_parts(struct inode *ip, struct page *page, uint8_t parts, bool 
 	return err;
 }
 
-static int mkwrite_blocks(struct inode *ip, struct page *page, uint64_t size, bool unprivileged)
+static int mkwrite_blocks(struct inode *ip, struct page *page, uint64_t size, uint32_t flags)
 {
-	int err = dirty_parts(ip, page, parts_below(&ip->fs->geom, page, size), !unprivileged);
+	int err = dirty_parts(ip, page, parts_below(&ip->fs->geom, page, size), flags);
 
 	if (err == 0 && page->reserved != 0 && !ip->fs->delalloc && !file_is_journalled(ip))
-		return allocate_now(ip, page);
+		return flags & MKWRITE_NOWAIT ? -EAGAIN : allocate_now(ip, page);
 	return err;
 }
 
@@ -76,12 +78,12 @@ int file_grow_pinned(struct inode *ip, uint64_t size)
 	if (page == NULL)
 		return 0;
 	if (page_is_pinned_for_stores(page))
-		err = dirty_parts(ip, page, parts_below(&ip->fs->geom, page, size), true);
+		err = dirty_parts(ip, page, parts_below(&ip->fs->geom, page, size), 0);
 	page_unlock_put(page);
 	return err;
 }
 
-int file_mkwrite(struct mapping *m, struct page *page, bool unprivileged)
+int file_mkwrite(struct mapping *m, struct page *page, uint32_t flags)
 {
 	struct inode *ip = container_of(m, struct inode, pages);
 	struct file_shape shape;
@@ -94,7 +96,7 @@ int file_mkwrite(struct mapping *m, struct page *page, bool unprivileged)
 	if (shape.state == INODE_INLINE)
 		err = page_set_dirty(page, PAGE_ALL_PARTS);
 	else
-		err = mkwrite_blocks(ip, page, shape.size, unprivileged);
+		err = mkwrite_blocks(ip, page, shape.size, flags);
 	if (err == 0)
 		file_touch(ip);
 	return err;

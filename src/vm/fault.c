@@ -20,8 +20,14 @@
 
 #include "base/diag.h"
 
-/* Neighbours that a load maps with its own page, and what it reads with it. */
-#define AROUND_PAGES 32u
+/*
+ * Neighbours that are mapped with the page of a fault: behind a load some, and if it goes on where
+ * the last one ended twice as many each time.  Behind a store only then, as they become dirty with
+ * it: so no more is written in vain than was stored to.
+ */
+#define AROUND_LOAD 32u
+#define AROUND_MAX 64u
+/* What is read with it. */
 #define AHEAD_PAGES 16u
 #define AHEAD_SEQUENTIAL 128u
 
@@ -30,8 +36,10 @@ struct fault {
 	uintptr_t addr; /* of the page */
 	enum vm_access access;
 	uint32_t flags;
-	int begun; /* fs_fault_begin(); of stores */
-	int err;   /* of VM_FAILED */
+	size_t wanted; /* pages that shall be mapped; 0: it is free to choose */
+	size_t mapped; /* of VM_MAPPED: how many were */
+	int begun;     /* fs_fault_begin(); of stores */
+	int err;       /* of VM_FAILED */
 	/* while `space` is held */
 	struct vma *vma;
 	pgoff_t index;
@@ -65,7 +73,7 @@ static enum vm_result failed(struct fault *f, int err)
 	return VM_FAILED;
 }
 
-static bool is_beyond(const struct fault *f)
+static bool is_beyond(const struct fault *f, pgoff_t index)
 {
 	struct inode *ip = f->vma->ip;
 	uint64_t size;
@@ -73,14 +81,24 @@ static bool is_beyond(const struct fault *f)
 	rwlock_read(&ip->xattr_lock);
 	size = ip->size;
 	rwlock_read_unlock(&ip->xattr_lock);
-	return f->index >= div_round_up(size, PAGE_BYTES);
+	return index >= div_round_up(size, PAGE_BYTES);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static size_t ahead_of(const struct vma *vma)
+/* It is where the last one of its kind ended. */
+static bool goes_on(const struct fault *f)
 {
-	switch (vma->advice) {
+	return f->index ==
+	       atomic_load_explicit(&f->vma->streams[f->access].next, memory_order_relaxed);
+}
+
+static size_t ahead_of(const struct fault *f)
+{
+	/* Stores here and there come to holes, mostly: these need no company of zeros. */
+	if (f->access == VM_STORE && !goes_on(f))
+		return 0;
+	switch (f->vma->advice) {
 	case VM_RANDOM: return 0;
 	case VM_SEQUENTIAL: return AHEAD_SEQUENTIAL;
 	default: return AHEAD_PAGES;
@@ -111,7 +129,7 @@ static enum vm_result miss(struct fault *f)
 		return VM_RETRY;
 	if (may_start_over(f)) {
 		f->wait_ip = f->vma->ip;
-		f->ahead = ahead_of(f->vma);
+		f->ahead = ahead_of(f);
 		inode_ref(f->wait_ip);
 		return VM_RETRY;
 	}
@@ -127,13 +145,13 @@ static enum vm_result find_page(struct fault *f, struct page **ret_page)
 	bool busy;
 
 	do {
-		if (is_beyond(f))
+		if (is_beyond(f, f->index))
 			return VM_BEYOND;
 		page = page_find_locked(pages_of(f), f->index, may_wait(f), &busy);
 		if (busy)
 			return VM_RETRY;
 		if (page != NULL && page_is_uptodate(page)) {
-			if (is_beyond(f)) {
+			if (is_beyond(f, f->index)) {
 				page_unlock_put(page);
 				return VM_BEYOND;
 			}
@@ -149,61 +167,16 @@ static enum vm_result find_page(struct fault *f, struct page **ret_page)
 
 /* ---- the PTE --------------------------------------------------------------------------------- */
 
-static int install(struct fault *f, uintptr_t addr, size_t pages, bool writable)
+static uint32_t mkwrite_flags(const struct fault *f)
 {
-	struct vm_memory *memory = f->vma->memory;
-	int err;
-
-	mutex_lock(&memory->rmap);
-	err = f->space->backend->install(f->vma, addr, pages, writable);
-	mutex_unlock(&memory->rmap);
-	return err;
-}
-
-/* Neighbours of the locked page @page, behind it, that can be had without waiting; locked. */
-static size_t lock_around(struct fault *f, struct page **pages)
-{
-	size_t room = (f->vma->end - f->addr) >> PAGE_BITS, count = 1;
-	struct frames *frames = mapping_frames(pages_of(f));
-	bool busy;
-
-	if (f->access == VM_STORE || f->vma->advice == VM_RANDOM || (f->flags & VM_ALONE))
-		return 1;
-	room = min_size(room, AROUND_PAGES);
-	room = (size_t)min_u64(room, atomic_load(&frames->pages) - f->index);
-	while (count < room) {
-		pages[count] = page_find_locked(pages_of(f), f->index + count, false, &busy);
-		if (pages[count] == NULL)
-			break;
-		if (!page_is_uptodate(pages[count])) {
-			page_unlock_put(pages[count]);
-			break;
-		}
-		count++;
-	}
-	return count;
-}
-
-static enum vm_result map_page(struct fault *f, struct page *page)
-{
-	struct page *pages[AROUND_PAGES] = { page };
-	size_t count = lock_around(f, pages);
-	int err;
-
-	err = install(f, f->addr, count, f->store);
-	for (size_t i = 0; i < count; i++) {
-		if (i > 0)
-			page_unlock_put(pages[i]);
-	}
-	if (err == -EAGAIN)
-		return VM_NOPAGE; /* the addresses are changing */
-	return err < 0 ? failed(f, err) : VM_MAPPED;
+	return (f->vma->unprivileged ? MKWRITE_UNPRIVILEGED : 0) |
+	       (may_wait(f) ? 0 : MKWRITE_NOWAIT);
 }
 
 /* F3. */
 static enum vm_result allow_store(struct fault *f, struct page *page)
 {
-	int err = page_mkwrite(page, f->vma->unprivileged);
+	int err = page_mkwrite(page, mkwrite_flags(f));
 
 	if (err == -EAGAIN)
 		return VM_RETRY;
@@ -216,6 +189,86 @@ static enum vm_result allow_store(struct fault *f, struct page *page)
 		return VM_RETRY;
 	}
 	return err < 0 ? failed(f, err) : VM_MAPPED;
+}
+
+/* How many pages are mapped, if they are there. */
+static size_t around(const struct fault *f)
+{
+	const struct vm_stream *stream = &f->vma->streams[f->access];
+	size_t twice = (size_t)2 * atomic_load_explicit(&stream->pages, memory_order_relaxed);
+	size_t least = f->store ? 1 : AROUND_LOAD;
+
+	if (f->wanted > 0)
+		return min_size(f->wanted, AROUND_MAX);
+	if (f->vma->advice == VM_RANDOM || (f->access == VM_STORE && !f->store))
+		return 1;
+	return goes_on(f) && twice > least ? min_size(twice, AROUND_MAX) : least;
+}
+
+/* Behind the page of the fault, as it; without waiting.  A place is not promised for company. */
+static bool lock_neighbour(struct fault *f, pgoff_t index, struct page **ret_page)
+{
+	uint32_t flags = mkwrite_flags(f) | MKWRITE_NOWAIT | MKWRITE_IN_PLACE;
+	struct page *page;
+	bool busy;
+
+	page = page_find_locked(pages_of(f), index, false, &busy);
+	if (page == NULL)
+		return false;
+	if (page_is_uptodate(page) &&
+	    (!f->store || (!is_beyond(f, index) && page_mkwrite(page, flags) == 0))) {
+		*ret_page = page;
+		return true;
+	}
+	page_unlock_put(page);
+	return false;
+}
+
+static size_t lock_around(struct fault *f, struct page **pages)
+{
+	size_t room = (f->vma->end - f->addr) >> PAGE_BITS, count = 1;
+	struct frames *frames = mapping_frames(pages_of(f));
+
+	room = min_size(room, around(f));
+	room = (size_t)min_u64(room, atomic_load(&frames->pages) - f->index);
+	while (count < room && lock_neighbour(f, f->index + count, &pages[count]))
+		count++;
+	return count;
+}
+
+static int install(struct fault *f, size_t pages)
+{
+	struct vm_memory *memory = f->vma->memory;
+	uint32_t flags = (f->store ? VM_INSTALL_WRITABLE : 0) |
+			 (f->flags & VM_PROTECTED ? VM_INSTALL_THERE : 0);
+	int mapped;
+
+	mutex_lock(&memory->rmap);
+	mapped = f->space->backend->install(f->vma, f->addr, pages, flags);
+	mutex_unlock(&memory->rmap);
+	return mapped;
+}
+
+static enum vm_result map_page(struct fault *f, struct page *page)
+{
+	struct vm_stream *stream = &f->vma->streams[f->access];
+	struct page *pages[AROUND_MAX];
+	size_t count;
+	int mapped;
+
+	pages[0] = page;
+	count = lock_around(f, pages);
+	mapped = install(f, count);
+	for (size_t i = 1; i < count; i++)
+		page_unlock_put(pages[i]);
+	if (mapped == -EAGAIN)
+		return VM_NOPAGE; /* the addresses are changing */
+	if (mapped < 0)
+		return failed(f, mapped);
+	f->mapped = (size_t)mapped;
+	atomic_store_explicit(&stream->next, f->index + f->mapped, memory_order_relaxed);
+	atomic_store_explicit(&stream->pages, (uint32_t)mapped, memory_order_relaxed);
+	return VM_MAPPED;
 }
 
 /* With `invalidate` held shared. */
@@ -320,14 +373,15 @@ static enum vm_result wait_and_start_over(struct fault *f)
 	return err < 0 ? failed(f, err) : VM_RETRY;
 }
 
-enum vm_result vm_fault(struct vm_space *space, uintptr_t addr, enum vm_access access,
-			uint32_t flags, int *ret_err)
+enum vm_result vm_fault_run(struct vm_space *space, uintptr_t addr, size_t pages,
+			    enum vm_access access, uint32_t flags, size_t *ret_pages, int *ret_err)
 {
 	struct fault f = {
 		.space = space,
 		.addr = addr & ~(uintptr_t)(PAGE_BYTES - 1),
 		.access = access,
 		.flags = flags,
+		.wanted = pages,
 	};
 	enum vm_result result;
 
@@ -348,5 +402,15 @@ enum vm_result vm_fault(struct vm_space *space, uintptr_t addr, enum vm_access a
 	lockrank_assert_none();
 	if (result == VM_FAILED)
 		*ret_err = f.err;
+	if (result == VM_MAPPED)
+		*ret_pages = f.mapped;
 	return result;
+}
+
+enum vm_result vm_fault(struct vm_space *space, uintptr_t addr, enum vm_access access,
+			uint32_t flags, int *ret_err)
+{
+	size_t pages;
+
+	return vm_fault_run(space, addr, 0, access, flags, &pages, ret_err);
 }

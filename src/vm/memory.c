@@ -228,6 +228,8 @@ static bool memory_pinned(struct frames *f, pgoff_t first, pgoff_t last, bool st
 	struct vm_memory *mem = memory_of(f);
 	bool pinned;
 
+	if (atomic_load(&mem->pins_count) == 0)
+		return false;
 	mutex_lock(&mem->rmap);
 	pinned = is_pinned(mem, first, last, store);
 	mutex_unlock(&mem->rmap);

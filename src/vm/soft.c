@@ -126,14 +126,15 @@ static size_t entry_of(const struct soft_table *t, uintptr_t addr)
 	return (addr - t->start) >> PAGE_BITS;
 }
 
-static int soft_install(struct vma *vma, uintptr_t addr, size_t pages, bool writable)
+static int soft_install(struct vma *vma, uintptr_t addr, size_t pages, uint32_t flags)
 {
 	struct soft_table *t = vma->table;
 	size_t first = entry_of(t, addr);
+	bool writable = flags & VM_INSTALL_WRITABLE;
 
 	for (size_t i = first; i < first + pages; i++)
 		t->entries[i] |= ENTRY_PRESENT | (writable ? ENTRY_WRITABLE : 0);
-	return 0;
+	return (int)pages;
 }
 
 static void soft_protect(struct vma *vma, uintptr_t addr, size_t pages)

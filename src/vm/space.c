@@ -221,14 +221,18 @@ static int check_map(const struct inode *ip, uint64_t offset, uint64_t length)
 	return 0;
 }
 
-/* As a processor would: until the access is possible, or cannot be. */
-static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, bool thaw)
+/*
+ * As a processor would: until the access is possible, or cannot be.  Up to @pages at once;
+ * *ret_pages: of how many it is.
+ */
+static int touch_run(struct vm_space *space, uintptr_t addr, size_t pages, enum vm_access access,
+		     bool thaw, size_t *ret_pages)
 {
-	uint32_t flags = VM_ALLOW_RETRY | VM_ALONE | (thaw ? 0 : VM_NOTHAW);
+	uint32_t flags = VM_ALLOW_RETRY | (thaw ? 0 : VM_NOTHAW);
 	int err;
 
 	for (;;) {
-		switch (vm_fault(space, addr, access, flags, &err)) {
+		switch (vm_fault_run(space, addr, pages, access, flags, ret_pages, &err)) {
 		case VM_MAPPED: return 0;
 		case VM_RETRY: flags |= VM_TRIED; break;
 		case VM_NOPAGE: return fail(-ENOMEM, "a part of the range is not mapped");
@@ -240,6 +244,13 @@ static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, 
 	}
 }
 
+static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, bool thaw)
+{
+	size_t pages;
+
+	return touch_run(space, addr, 1, access, thaw, &pages);
+}
+
 /*
  * What fails will fail again when it is touched, as for MAP_POPULATE.  Reading goes in large
  * pieces, not far ahead, so that it is still in memory.
@@ -247,13 +258,21 @@ static int touch(struct vm_space *space, uintptr_t addr, enum vm_access access, 
 static void populate(struct vm_space *space, uintptr_t addr, uint64_t length, bool write)
 {
 	const uint64_t piece = PAGES_BATCH_MAX * PAGE_BYTES;
+	enum vm_access access = write ? VM_STORE : VM_LOAD;
+	uintptr_t piece_end, end = addr + length;
+	int err = 0;
 
-	for (uint64_t done = 0; done < length; done += PAGE_BYTES) {
-		if (done % piece == 0 &&
-		    vm_advise(space, addr + done, min_u64(piece, length - done), VM_WILLNEED) < 0)
+	for (; addr < end && err != -ERANGE; addr = piece_end) {
+		piece_end = addr + min_u64(piece, end - addr);
+		if (vm_advise(space, addr, piece_end - addr, VM_WILLNEED) < 0)
 			break;
-		if (touch(space, addr + done, write ? VM_STORE : VM_LOAD, true) == -ERANGE)
-			break;
+		for (uintptr_t at = addr; at < piece_end && err != -ERANGE;) {
+			size_t pages = 1;
+
+			err = touch_run(space, at, (piece_end - at) >> PAGE_BITS, access, true,
+					&pages);
+			at += pages << PAGE_BITS;
+		}
 	}
 	diag_clear();
 }
@@ -705,6 +724,7 @@ static void part_destroy(struct pin_part *part)
 	list_del(&part->link);
 	mutex_lock(&part->memory->rmap);
 	list_del(&part->pinned.link);
+	atomic_fetch_sub(&part->memory->pins_count, 1);
 	cond_broadcast(&part->memory->unpinned);
 	mutex_unlock(&part->memory->rmap);
 	pages_put(part->pages, part->count);
@@ -747,6 +767,7 @@ static int pin_piece(struct piece *piece, void *arg)
 	list_add_tail(&p->pin->parts, &part->link);
 	mutex_lock(&part->memory->rmap);
 	list_add_tail(&part->memory->pins, &part->pinned.link);
+	atomic_fetch_add(&part->memory->pins_count, 1);
 	mutex_unlock(&part->memory->rmap);
 	for (size_t i = 0; err == 0 && i < piece->count; i++) {
 		err = pin_page(p->space, part, p->addr, p->access, p->wait);

@@ -132,20 +132,39 @@ static int host_poison(struct uffd *u, uintptr_t addr)
 /* ---- page tables --------------------------------------------------------------------------- */
 
 /* The page that faulted has a PTE already, or none any more. */
-static int install_there(struct uffd *u, const struct vma *vma, uintptr_t addr, bool writable)
+static int install_there(struct uffd *u, const struct vma *vma, uintptr_t addr, uint32_t flags)
 {
-	if (writable && vma->shared)
+	if ((flags & VM_INSTALL_WRITABLE) && vma->shared)
 		return host_wp(u, addr, PAGE_BYTES, 0); /* wakes too */
 	host_wake(u, addr, PAGE_BYTES);
 	return 0;
 }
 
-static int uffd_install(struct vma *vma, uintptr_t addr, size_t pages, bool writable)
+/*
+ * Neighbours of the page at @addr that have PTEs, most likely all that it has: one that has none is
+ * found again by the next access, which costs a message.
+ */
+static int unprotect_run(struct uffd *u, uintptr_t addr, size_t pages)
+{
+	int err = host_wp(u, addr, pages * PAGE_BYTES, 0);
+
+	/* The host may have split the mapping further than we know. */
+	if (err == -ENOENT && pages > 1) {
+		pages = 1;
+		err = host_wp(u, addr, PAGE_BYTES, 0);
+	}
+	return err < 0 ? err : (int)pages;
+}
+
+static int uffd_install(struct vma *vma, uintptr_t addr, size_t pages, uint32_t flags)
 {
 	struct uffd *u = vma->space->own;
 	uintptr_t start = addr, end = addr + pages * PAGE_BYTES;
+	bool writable = flags & VM_INSTALL_WRITABLE;
 	size_t step = pages * PAGE_BYTES;
 
+	if (flags == (VM_INSTALL_WRITABLE | VM_INSTALL_THERE) && vma->shared)
+		return unprotect_run(u, addr, pages);
 	while (addr < end) {
 		struct uffdio_continue cont = {
 			.range = { .start = addr, .len = min_size(step, end - addr) },
@@ -158,8 +177,8 @@ static int uffd_install(struct vma *vma, uintptr_t addr, size_t pages, bool writ
 		} else if (err == -EEXIST) {
 			/* One neighbour that has a PTE is seldom alone. */
 			if (addr != start)
-				return 0;
-			err = install_there(u, vma, addr, writable);
+				break;
+			err = install_there(u, vma, addr, flags);
 			if (err < 0)
 				return err;
 			addr += PAGE_BYTES;
@@ -167,10 +186,12 @@ static int uffd_install(struct vma *vma, uintptr_t addr, size_t pages, bool writ
 			/* The host may have split the mapping further than we know. */
 			step = PAGE_BYTES;
 		} else if (err != -EAGAIN) {
-			return addr == start ? err : 0;
+			if (addr == start)
+				return err;
+			break;
 		}
 	}
-	return 0;
+	return (int)((addr - start) >> PAGE_BITS);
 }
 
 static void uffd_protect(struct vma *vma, uintptr_t addr, size_t pages)
@@ -435,6 +456,7 @@ static void enqueue(struct uffd *u, struct fault *fault)
 
 static void on_message(struct uffd *u, const struct uffd_msg *msg)
 {
+	uint32_t flags = VM_ALLOW_RETRY | VM_NOWAIT | VM_NOTHAW;
 	enum vm_access access = VM_LOAD;
 	enum vm_result result;
 	struct fault *fault;
@@ -446,7 +468,9 @@ static void on_message(struct uffd *u, const struct uffd_msg *msg)
 	addr = (uintptr_t)round_down_pow2(msg->arg.pagefault.address, PAGE_BYTES);
 	if (msg->arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WRITE | UFFD_PAGEFAULT_FLAG_WP))
 		access = VM_STORE;
-	result = vm_fault(u->space, addr, access, VM_ALLOW_RETRY | VM_NOWAIT | VM_NOTHAW, &err);
+	if (msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP)
+		flags |= VM_PROTECTED;
+	result = vm_fault(u->space, addr, access, flags, &err);
 	if (result != VM_RETRY) {
 		answer(u, addr, access, result);
 		return;
@@ -554,7 +578,8 @@ static void handler_main(void *arg)
 
 	while (!is_ending(u)) {
 		(void)poll(fds, ARRAY_SIZE(fds), run_due(u));
-		(void)!read(u->kick_fd, &kicks, sizeof(kicks));
+		if (fds[1].revents)
+			(void)!read(u->kick_fd, &kicks, sizeof(kicks));
 		got = read(u->fd, msgs, sizeof(msgs));
 		for (ssize_t at = 0; at + (ssize_t)sizeof(msgs[0]) <= got; at += sizeof(msgs[0]))
 			on_message(u, &msgs[at / (ssize_t)sizeof(msgs[0])]);

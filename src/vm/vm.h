@@ -33,7 +33,7 @@ enum vm_fault_flag {
 	VM_TRIED = 1u << 1,	  /* it did once: waits are done in place now */
 	VM_NOWAIT = 1u << 2,	  /* never sleeps: VM_RETRY instead */
 	VM_NOTHAW = 1u << 3,	  /* does not wait for a thaw: VM_FROZEN instead */
-	VM_ALONE = 1u << 4,	  /* no neighbours: they come by themselves */
+	VM_PROTECTED = 1u << 4,	  /* there was a PTE that did not allow it: a hint */
 };
 
 /* I7. */
@@ -46,7 +46,9 @@ enum vm_result {
 	VM_FROZEN, /* without VM_ALLOW_RETRY or with VM_NOTHAW: the image is frozen */
 };
 
-/* One fault at @addr.  Nothing held, before and after.  May put inodes: inode_reap() some time. */
+/*
+ * One fault at @addr.  Nothing held, before and after.  May put inodes: inode_reap() some time.
+ */
 enum vm_result vm_fault(struct vm_space *space, uintptr_t addr, enum vm_access access,
 			uint32_t flags, int *ret_err);
 

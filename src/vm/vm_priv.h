@@ -5,21 +5,28 @@
 
 #include "vm/vm.h"
 
+/* Accesses to one page after the other, as far as faults tell: hints. */
+struct vm_stream {
+	_Atomic pgoff_t next;	/* a: where the next fault is, if it goes on */
+	_Atomic uint32_t pages; /* a: what the last one mapped */
+};
+
 /* One mapping: a range of addresses that shows a range of a file. */
 struct vma {
-	struct vm_space *space;	  /* c */
-	uintptr_t start, end;	  /* space exclusive + rmap to change */
-	pgoff_t first;		  /* the same: page of the file at `start` */
-	uint32_t prot;		  /* the same: enum vm_prot */
-	bool shared;		  /* c: stores go to the file */
-	bool may_write;		  /* c */
-	bool unprivileged;	  /* c */
-	enum vm_advice advice;	  /* space; a hint */
-	struct inode *ip;	  /* c: referenced */
-	struct vm_memory *memory; /* c: of the inode */
-	struct list file_link;	  /* rmap: in memory->vmas */
-	struct list gone_link;	  /* of who unmaps it */
-	void *table;		  /* the backend's own: rmap */
+	struct vm_space *space;	     /* c */
+	uintptr_t start, end;	     /* space exclusive + rmap to change */
+	pgoff_t first;		     /* the same: page of the file at `start` */
+	uint32_t prot;		     /* the same: enum vm_prot */
+	bool shared;		     /* c: stores go to the file */
+	bool may_write;		     /* c */
+	bool unprivileged;	     /* c */
+	enum vm_advice advice;	     /* space; a hint */
+	struct vm_stream streams[2]; /* by enum vm_access */
+	struct inode *ip;	     /* c: referenced */
+	struct vm_memory *memory;    /* c: of the inode */
+	struct list file_link;	     /* rmap: in memory->vmas */
+	struct list gone_link;	     /* of who unmaps it */
+	void *table;		     /* the backend's own: rmap */
 };
 
 /* Pages of one file that stay where they are: a part of a vm_pin. */
@@ -42,6 +49,7 @@ struct vm_memory {
 	struct mutex rmap; /* RANK_rmap */
 	struct list vmas GUARDED(&rmap);
 	struct list pins GUARDED(&rmap); /* of struct vm_pinned */
+	_Atomic size_t pins_count;	 /* a: of `pins`; changed under rmap */
 	struct cond unpinned;		 /* rmap: a pin ended */
 	int fd;				 /* c: the memfd */
 	pgoff_t length;			 /* of it, in pages; the inode's lock, exclusive */
@@ -66,10 +74,18 @@ int vm_memory_attach(struct inode *ip, struct vm_memory **ret_memory) MUST_CHECK
  * Both NULL where there is none; rmap held.
  *
  * install: PTEs for @pages at @addr, which lie in the memfd and are locked; writable or
- * write-protected; also of the first if there is one already, and wakes who waits there; those
- * behind it are neighbours that may as well be left out.  rmap held.  protect, zap: as frames_ops
- * say, for the part of one mapping; rmap held.
+ * write-protected; also of the first if there is one already, and wakes who waits there.  Those
+ * behind it are neighbours that may as well be left out: returns how many it made at the front, or
+ * a negative errno.  @flags: enum vm_install_flag.  rmap held.
+ *
+ * protect, zap: as frames_ops say, for the part of one mapping; rmap held.
  */
+enum vm_install_flag {
+	VM_INSTALL_WRITABLE = 1u << 0,
+	/* The first has a PTE.  If not, it is enough to wake who waits there: he comes again. */
+	VM_INSTALL_THERE = 1u << 1,
+};
+
 struct vm_backend {
 	const char *name;
 	int (*open)(struct vm_space *space);
@@ -79,7 +95,7 @@ struct vm_backend {
 	void (*close_area)(struct vm_space *space, uintptr_t addr, uint64_t length);
 	void (*split)(struct vma *head, struct vma *tail);
 	void (*end)(struct vma *vma);
-	int (*install)(struct vma *vma, uintptr_t addr, size_t pages, bool writable);
+	int (*install)(struct vma *vma, uintptr_t addr, size_t pages, uint32_t flags);
 	void (*protect)(struct vma *vma, uintptr_t addr, size_t pages);
 	void (*zap)(struct vma *vma, uintptr_t addr, size_t pages);
 };
@@ -93,6 +109,13 @@ struct vm_space {
 	size_t room GUARDED(&lock);
 	void *own; /* c: the backend's */
 };
+
+/*
+ * vm_fault() that maps up to @pages from @addr on, as many as it can at once; 0: as many as seem
+ * worth it.  *ret_pages: how many it mapped.
+ */
+enum vm_result vm_fault_run(struct vm_space *space, uintptr_t addr, size_t pages,
+			    enum vm_access access, uint32_t flags, size_t *ret_pages, int *ret_err);
 
 /* The mapping of @addr, or NULL. */
 struct vma *vm_find(struct vm_space *space, uintptr_t addr) REQUIRES_SHARED(&space->lock);
