@@ -366,6 +366,11 @@ void cond_broadcast(struct cond *c)
 	sched_done(OP_BROADCAST, NOTE_NONE, NULL, true);
 }
 
+void cond_signal(struct cond *c)
+{
+	cond_broadcast(c);
+}
+
 /* ---- bits ------------------------------------------------------------------------------------ */
 
 static struct object bit_object(_Atomic uint32_t *word, uint32_t bit, enum lock_rank rank,

@@ -181,6 +181,11 @@ void cond_broadcast(struct cond *c)
 	must(pthread_cond_broadcast(&c->os));
 }
 
+void cond_signal(struct cond *c)
+{
+	must(pthread_cond_signal(&c->os));
+}
+
 /* ---- bit locks ----------------------------------------------------------------------------- */
 
 /*

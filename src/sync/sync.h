@@ -88,6 +88,8 @@ void cond_wait(struct cond *c, struct mutex *m) REQUIRES(*m);
 /* The same until clock_mono_ns() reaches @deadline_ns; false: it has. */
 bool cond_wait_until(struct cond *c, struct mutex *m, uint64_t deadline_ns) REQUIRES(*m);
 void cond_broadcast(struct cond *c);
+/* At least one who waits, if any does: where all wait for the same. */
+void cond_signal(struct cond *c);
 
 /*
  * A lock that is one bit of an atomic word, for objects too many to carry a mutex (pages, buffers).

@@ -75,6 +75,7 @@ struct uffd {
 	struct mutex lock;		     /* RANK_leaf */
 	struct cond changed;		     /* something is in `queue`, or it ends */
 	struct list queue GUARDED(&lock);    /* for the workers */
+	unsigned queued GUARDED(&lock);	     /* how many that is */
 	struct list later GUARDED(&lock);    /* for the handler, when it is due */
 	unsigned idle GUARDED(&lock);	     /* workers that wait */
 	bool ending GUARDED(&lock);
@@ -394,22 +395,33 @@ static void serve(struct uffd *u, uintptr_t addr, enum vm_access access)
 
 /* ---- workers ------------------------------------------------------------------------------- */
 
+/* The next one of the queue, or NULL. */
+static struct fault *dequeue(struct uffd *u) REQUIRES(&u->lock)
+{
+	struct fault *fault;
+
+	if (list_empty(&u->queue))
+		return NULL;
+	fault = list_entry(u->queue.next, struct fault, link);
+	list_del(&fault->link);
+	u->queued--;
+	return fault;
+}
+
 static void worker_main(void *arg)
 {
 	struct uffd *u = arg;
 
 	mutex_lock(&u->lock);
 	while (!u->ending) {
-		struct fault *fault;
+		struct fault *fault = dequeue(u);
 
-		if (list_empty(&u->queue)) {
+		if (!fault) {
 			u->idle++;
 			cond_wait(&u->changed, &u->lock);
 			u->idle--;
 			continue;
 		}
-		fault = list_entry(u->queue.next, struct fault, link);
-		list_del(&fault->link);
 		mutex_unlock(&u->lock);
 		serve(u, fault->addr, fault->access);
 		mem_free(fault);
@@ -440,13 +452,16 @@ static void enqueue(struct uffd *u, struct fault *fault)
 
 	mutex_lock(&u->lock);
 	queued = is_queued(u, fault);
-	if (!queued)
+	if (!queued) {
 		list_add_tail(&u->queue, &fault->link);
-	busy = u->idle == 0;
-	cond_broadcast(&u->changed);
+		u->queued++;
+	}
+	busy = u->idle < u->queued;
 	mutex_unlock(&u->lock);
 	if (queued)
 		mem_free(fault);
+	else
+		cond_signal(&u->changed);
 	if (busy && u->workers_count < WORKERS_MAX &&
 	    thread_create("uext4-fault", worker_main, u, &u->workers[u->workers_count]) == 0)
 		u->workers_count++;
@@ -483,11 +498,7 @@ static void on_message(struct uffd *u, const struct uffd_msg *msg)
 		serve(u, addr, access);
 	while (u->workers_count == 0) {
 		mutex_lock(&u->lock);
-		fault = NULL;
-		if (!list_empty(&u->queue)) {
-			fault = list_entry(u->queue.next, struct fault, link);
-			list_del(&fault->link);
-		}
+		fault = dequeue(u);
 		mutex_unlock(&u->lock);
 		if (!fault)
 			break;

@@ -484,6 +484,76 @@ static void test_populate(void **state)
 	end(&w);
 }
 
+/* What is mapped along with stores in order is what has its place already, below the end. */
+static void test_in_order(void **state)
+{
+	const unsigned written = 20, end_page = 40;
+	struct world w;
+	uint64_t free;
+	uint8_t *p;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	fill(&w, 3, written * PAGE, 0);
+	set_size(&w, end_page * PAGE + 1);
+	assert_int_equal(uext4_fsync(w.file, 0), 0);
+	free = blocks_free(&w);
+	p = map(&w, 0, 64 * PAGE, RW, UEXT4_MAP_SHARED | UEXT4_MAP_POPULATE);
+	assert_int_equal(uext4_msync(w.fs, p, 64 * PAGE, UEXT4_MS_SYNC), 0);
+	assert_true(blocks_free(&w) < free); /* stores were announced */
+	set_size(&w, written * PAGE);
+	set_size(&w, end_page * PAGE + 1);
+	for (unsigned i = 0; i <= end_page; i++)
+		assert_int_equal(load_byte(&w, p + i * PAGE), i < written ? 3 : 0);
+	for (unsigned i = 0; i < written - 1; i++)
+		assert_int_equal(store_byte(&w, p + i * PAGE, (uint8_t)i), 0);
+	assert_int_equal(uext4_msync(w.fs, p, 64 * PAGE, UEXT4_MS_SYNC), 0);
+	assert_int_equal(blocks_free(&w), free);
+	assert_int_equal(store_byte(&w, p + (end_page + 1) * PAGE, 1), SIGBUS);
+	assert_int_equal(get_after_crash((written - 2) * PAGE), written - 2);
+	assert_int_equal(get_after_crash((written - 1) * PAGE), 3);
+	/* Clean now, all of them. */
+	for (unsigned i = 0; i < written; i++)
+		assert_int_equal(store_byte(&w, p + i * PAGE, (uint8_t)(i + 100)), 0);
+	assert_int_equal(uext4_msync(w.fs, p, 64 * PAGE, UEXT4_MS_SYNC), 0);
+	assert_int_equal(get_after_crash((written - 1) * PAGE), written - 1 + 100);
+	unmap(&w, p, 64 * PAGE);
+	end(&w);
+}
+
+/* A fault that must not wait writes nothing, also where a store has to be given its block. */
+static void test_no_wait(void **state)
+{
+	const uint32_t flags = VM_ALLOW_RETRY | VM_NOTHAW;
+	enum vm_result result;
+	struct world w;
+	uint64_t free;
+	uint8_t *p;
+	int err;
+
+	(void)state;
+	more_options.flags = UEXT4_OPEN_NODELALLOC;
+	begin(&w, PLAIN, 16);
+	more_options.flags = 0;
+	set_size(&w, 4 * PAGE);
+	assert_int_equal(uext4_fsync(w.file, 0), 0);
+	free = blocks_free(&w);
+	p = map_shared(&w, 4 * PAGE);
+	assert_int_equal(load_byte(&w, p), 0);
+	dev_fail_for_good(w.fail, true);
+	dev_fail_nth_write(w.fail, 1);
+	result = vm_fault(w.space, (uintptr_t)p, VM_STORE, flags | VM_NOWAIT, &err);
+	assert_int_equal(result, VM_RETRY);
+	dev_fail_for_good(w.fail, false);
+	dev_fail_nth_write(w.fail, 0);
+	while ((result = vm_fault(w.space, (uintptr_t)p, VM_STORE, flags, &err)) == VM_RETRY)
+		;
+	assert_int_equal(result, VM_MAPPED);
+	assert_true(blocks_free(&w) < free);
+	unmap(&w, p, 4 * PAGE);
+	end(&w);
+}
+
 /* A sparse file that grows far behind what it was when it was mapped first. */
 static void test_far(void **state)
 {
@@ -1669,6 +1739,8 @@ int main(int argc, char **argv)
 		BOTH(test_sizes),
 		BOTH(test_model),
 		BOTH(test_populate),
+		BOTH(test_in_order),
+		{ "test_no_wait", test_no_wait, use_soft, NULL, NULL },
 		BOTH(test_far),
 		BOTH(test_eviction),
 		BOTH(test_budget),
