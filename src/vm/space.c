@@ -482,6 +482,41 @@ static int change_range(struct vm_space *space, uintptr_t addr, uintptr_t end, b
 	return err;
 }
 
+/* What the table says of @addr, and up to where, at most @end.  False: nothing. */
+static bool prot_at(struct vm_space *space, uintptr_t addr, uintptr_t end, uint32_t *ret_prot,
+		    uintptr_t *ret_end)
+{
+	struct vma *vma;
+
+	rwlock_read(&space->lock);
+	vma = vm_find(space, addr);
+	if (vma) {
+		*ret_prot = vma->prot;
+		*ret_end = min_u64(end, vma->end);
+	}
+	rwlock_read_unlock(&space->lock);
+	return vma != NULL;
+}
+
+/*
+ * The host follows the table.  Of several threads the last one to ask the host may be one of the
+ * first in the table: so whoever asked looks again.
+ */
+static int apply_prot(struct vm_space *space, uintptr_t addr, uintptr_t end)
+{
+	uint32_t prot, now;
+	uintptr_t until, next;
+	int err = 0;
+
+	while (err == 0 && addr < end && prot_at(space, addr, end, &prot, &until)) {
+		err = space->backend->open_area(space, addr, until - addr, prot);
+		if (prot_at(space, addr, end, &now, &next) && (now != prot || next < until))
+			continue;
+		addr = until;
+	}
+	return err;
+}
+
 int vm_protect(struct vm_space *space, uintptr_t addr, uint64_t length, uint32_t prot)
 {
 	uintptr_t end;
@@ -490,9 +525,7 @@ int vm_protect(struct vm_space *space, uintptr_t addr, uint64_t length, uint32_t
 	err = check_range(addr, length, &end);
 	if (err == 0)
 		err = change_range(space, addr, end, prot & VM_PROT_WRITE, set_prot, prot);
-	if (err < 0 || addr == end)
-		return err;
-	return space->backend->open_area(space, addr, end - addr, prot);
+	return err < 0 ? err : apply_prot(space, addr, end);
 }
 
 /* ---- ranges -------------------------------------------------------------------------------- */

@@ -1400,6 +1400,51 @@ static void test_store_while_unmapping(void **state)
 	end(&w);
 }
 
+struct protecting {
+	struct world *w;
+	void *addr;
+	uint32_t prot;
+};
+
+static void *protect_job(void *arg)
+{
+	struct protecting *p = arg;
+
+	CHECK(uext4_mprotect(p->w->fs, p->addr, PAGE, p->prot) == 0);
+	return NULL;
+}
+
+/* Of two changes at once one comes last, for the host and for us. */
+static void test_protect_twice(void **state)
+{
+	struct uext4_pin *pin;
+	struct world w;
+	uint8_t *p;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	fill(&w, 0, PAGE, 0);
+	p = map_shared(&w, PAGE);
+	assert_int_equal(store_byte(&w, p, 1), 0); /* stays writable for us: no sync comes */
+	for (unsigned round = 0; round < 3000; round++) {
+		struct protecting jobs[] = { { &w, p, RW }, { &w, p, UEXT4_PROT_READ } };
+		pthread_t threads[2];
+		int err;
+
+		for (unsigned i = 0; i < 2; i++)
+			pthread_create(&threads[i], NULL, protect_job, &jobs[i]);
+		for (unsigned i = 0; i < 2; i++)
+			pthread_join(threads[i], NULL);
+		err = uext4_pin(w.fs, p, PAGE, UEXT4_PIN_WRITE, &pin);
+		assert_true(err == 0 || err == -EACCES);
+		assert_int_equal(store_byte(&w, p, 2), err == 0 ? 0 : SIGSEGV);
+		if (err == 0)
+			uext4_unpin(pin);
+	}
+	unmap(&w, p, PAGE);
+	end(&w);
+}
+
 /* Many threads, one page: all messages are answered. */
 static void test_one_page(void **state)
 {
@@ -1761,6 +1806,7 @@ int main(int argc, char **argv)
 		BOTH(test_threads),
 		{ "test_unmapped_meanwhile", test_unmapped_meanwhile, use_host, NULL, NULL },
 		{ "test_store_while_unmapping", test_store_while_unmapping, use_host, NULL, NULL },
+		{ "test_protect_twice", test_protect_twice, use_host, NULL, NULL },
 		{ "test_read_only", test_read_only, use_host, NULL, NULL },
 		{ "test_fork", test_fork, use_host, NULL, NULL },
 		{ "test_unprivileged", test_unprivileged, use_host, NULL, NULL },
