@@ -641,7 +641,8 @@ enum uext4_pin_flag {
  * nothing and cannot fail.  The pages stay in memory, and calls that would take them from the file
  * (truncate, punch) wait: so the thread that pins does not make one before it unpins.
  * Errors: what an access would have met: -ERANGE (behind the end of the file), -EIO, -ENOSPC,
- * -EDQUOT, -EROFS; -EACCES, -ENOMEM, -EINVAL.
+ * -EDQUOT, -EROFS; -EACCES, -ENOMEM, -EINVAL.  What is pinned for stores stays dirty: a quarter of
+ * what may be dirty is the most (-ENOMEM).
  */
 int uext4_pin(struct uext4_fs *fs, void *addr, size_t length, uint32_t flags,
 	      struct uext4_pin **ret_pin) UEXT4_MUST_CHECK;

@@ -402,6 +402,12 @@ void mapping_wait_unpinned(struct mapping *m, pgoff_t first, pgoff_t last);
 int page_mkwrite(struct page *page, uint32_t flags) MUST_CHECK;
 bool mapping_retry_nospc(struct mapping *m, int err, unsigned *tries);
 /*
+ * Pages that are about to be pinned for stores, and stay dirty until then.  False: so many that
+ * there would be too little room for what others make dirty.
+ */
+bool cache_take_pins(struct cache *cache, size_t pages) MUST_CHECK;
+void cache_give_pins(struct cache *cache, size_t pages);
+/*
  * Throws away up to @count clean pages of [@first, @last] that nobody references.  Starts no I/O.
  * Returns how many went.  Requires the inode's lock and `invalidate`, exclusive.
  */

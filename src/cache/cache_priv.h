@@ -89,6 +89,7 @@ struct dirty_state {
 	uint64_t listed_seq GUARDED(&lock); /* the last one given */
 	_Atomic uint64_t pages;		    /* a: dirty or under writeback */
 	_Atomic uint64_t cleaned;	    /* a: pages that ceased to be so, ever */
+	_Atomic uint64_t pinned;	    /* a: pages that stay dirty, as stores are pinned */
 	_Atomic uint64_t pages_max;	    /* c while the flusher runs; UINT64_MAX without one */
 	_Atomic uint32_t throttled; /* a; changed under lock: who waits in cache_throttle() */
 

@@ -716,6 +716,22 @@ bool cache_is_throttled(struct cache *cache)
 	       atomic_load_explicit(&d->pages_max, memory_order_relaxed);
 }
 
+bool cache_take_pins(struct cache *cache, size_t pages)
+{
+	struct dirty_state *d = &cache->dirty;
+	uint64_t before = atomic_fetch_add(&d->pinned, pages);
+
+	if (before + pages <= atomic_load(&d->pages_max) / 4)
+		return true;
+	cache_give_pins(cache, pages);
+	return false;
+}
+
+void cache_give_pins(struct cache *cache, size_t pages)
+{
+	atomic_fetch_sub(&cache->dirty.pinned, pages);
+}
+
 int cache_throttle(struct cache *cache)
 {
 	lockrank_assert_none();

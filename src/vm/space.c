@@ -691,7 +691,7 @@ struct pin_part {
 	struct list link; /* in vm_pin */
 	struct inode *ip; /* referenced */
 	struct vm_memory *memory;
-	size_t count;	      /* of pages[] that are referenced */
+	size_t room, count;   /* of pages[]; of these that are referenced */
 	struct page *pages[]; /* room for all of them */
 };
 
@@ -762,8 +762,10 @@ static void part_destroy(struct pin_part *part)
 	mutex_unlock(&part->memory->rmap);
 	pages_put(part->pages, part->count);
 	atomic_fetch_sub(&part->ip->fs->mapped, 1);
-	if (part->pinned.store)
+	if (part->pinned.store) {
 		atomic_fetch_sub(&part->ip->fs->store_pins, 1);
+		cache_give_pins(part->ip->fs->cache, part->room);
+	}
 	inode_put(part->ip);
 	mem_free(part);
 }
@@ -786,9 +788,15 @@ static int pin_piece(struct piece *piece, void *arg)
 		return fail(-EINVAL, "pages of a private mapping cannot be pinned");
 	if (!piece->may_read || (p->access == VM_STORE && !piece->may_write))
 		return fail(-EACCES, "the mapping does not allow the access");
+	if (p->access == VM_STORE && !cache_take_pins(p->space->fs->cache, piece->count))
+		return fail(-ENOMEM, "more pages pinned for stores than the cache can do without");
 	part = mem_zalloc(sizeof(*part) + piece->count * sizeof(part->pages[0]));
-	if (!part)
+	if (!part) {
+		if (p->access == VM_STORE)
+			cache_give_pins(p->space->fs->cache, piece->count);
 		return -ENOMEM;
+	}
+	part->room = piece->count;
 	part->ip = piece->ip;
 	part->memory = piece->memory;
 	part->pinned.first = piece->first;

@@ -1521,6 +1521,31 @@ static void test_pins(void **state)
 	end(&w);
 }
 
+/* Pages that stay dirty leave room for those that do not. */
+static void test_many_pins(void **state)
+{
+	const size_t size = 2 * MIB;
+	struct uext4_pin *pin;
+	struct world w;
+	uint8_t *p;
+
+	(void)state;
+	make_image(PLAIN, 16);
+	open_world(&w, 2 * MIB);
+	fill(&w, 1, size, 0);
+	p = map_shared(&w, size);
+	alarm(60);
+	assert_int_equal(uext4_pin(w.fs, p, size, UEXT4_PIN_WRITE, &pin), -ENOMEM);
+	assert_int_equal(uext4_pin(w.fs, p, MIB / 4, UEXT4_PIN_WRITE, &pin), 0);
+	fill(&w, 2, size, size);
+	uext4_unpin(pin);
+	assert_int_equal(uext4_pin(w.fs, p, MIB / 4, UEXT4_PIN_WRITE, &pin), 0);
+	uext4_unpin(pin);
+	alarm(0);
+	unmap(&w, p, size);
+	end(&w);
+}
+
 /* ---- processes ----------------------------------------------------------------------------- */
 
 static void test_fork(void **state)
@@ -1803,6 +1828,7 @@ int main(int argc, char **argv)
 		BOTH(test_frozen),
 		BOTH(test_one_page),
 		BOTH(test_pins),
+		BOTH(test_many_pins),
 		BOTH(test_threads),
 		{ "test_unmapped_meanwhile", test_unmapped_meanwhile, use_host, NULL, NULL },
 		{ "test_store_while_unmapping", test_store_while_unmapping, use_host, NULL, NULL },
