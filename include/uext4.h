@@ -34,6 +34,7 @@
 #ifndef UEXT4_H
 #define UEXT4_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -277,6 +278,7 @@ struct uext4_stat {
 	struct uext4_time crtime; /* 0.0 where the inode has no room for it */
 	uint8_t has_crtime;
 	uint8_t is_inline; /* the contents lie inside the inode */
+	uint8_t is_mapped; /* uext4_mmap() has mappings of it */
 };
 
 /* The attributes of inode @ino.  Errors: -ESTALE not in use; -EINVAL no such number. */
@@ -597,8 +599,9 @@ enum uext4_map_flag {
  * file's.  The mapping keeps the file in existence; @file may be closed.  Of the mappings of one
  * image parts may be given to the calls below.
  * Errors: -EACCES stores to a file not opened for writing, or append-only; -EPERM no userfaultfd;
- * -EOPNOTSUPP the kernel is too old; -EBUSY between uext4_txn_begin() and its end; -ENOMEM,
- * -EINVAL, -EOVERFLOW, and those of reading and, to write what is dirty, of uext4_fsync().
+ * -EOPNOTSUPP the kernel is too old; -EBUSY between uext4_txn_begin() and its end, and where the
+ * hook of uext4_set_map_hook() says so; -ENOMEM, -EINVAL, -EOVERFLOW, and those of reading and, to
+ * write what is dirty, of uext4_fsync().
  */
 int uext4_mmap(struct uext4_file *file, uint64_t offset, size_t length, uint32_t prot,
 	       uint32_t flags, void **ret_addr) UEXT4_MUST_CHECK;
@@ -647,6 +650,20 @@ enum uext4_pin_flag {
 int uext4_pin(struct uext4_fs *fs, void *addr, size_t length, uint32_t flags,
 	      struct uext4_pin **ret_pin) UEXT4_MUST_CHECK;
 void uext4_unpin(struct uext4_pin *pin); /* NULL is fine */
+
+/*
+ * For who keeps copies of a file's bytes outside of the library, as the kernel does for a FUSE
+ * mount.  @hook is called with @mapped before the first mapping of inode @ino is made: from then on
+ * no new copy is kept, and those there are have been written with uext4_pwrite() and dropped when
+ * it returns 0.  If it returns a negative errno (-EBUSY) there is no mapping, and uext4_mmap()
+ * fails with that.  Called without @mapped: the last mapping is gone.
+ *
+ * Calls come one at a time, from the threads that map and unmap, with nothing held; the hook may
+ * call all functions but this one and those that map or unmap.  -EBUSY while files are mapped.
+ * NULL ends it, which never fails: when that returns no call is running any more.
+ */
+typedef int (*uext4_map_hook)(void *arg, uint32_t ino, bool mapped);
+int uext4_set_map_hook(struct uext4_fs *fs, uext4_map_hook hook, void *arg);
 
 /*
  * ---- several changes at once

@@ -98,6 +98,12 @@ int uext4_mmap(struct uext4_file *file, uint64_t offset, size_t length, uint32_t
 	return api_end_reap(fs, err);
 }
 
+int uext4_set_map_hook(struct uext4_fs *fs, uext4_map_hook hook, void *arg)
+{
+	diag_clear();
+	return api_end(vm_watch(fs, hook, arg));
+}
+
 /* The calls below are about mappings, which nobody has who never made one. */
 static int space_need(struct uext4_fs *fs, struct vm_space **ret_space)
 {

@@ -59,6 +59,15 @@ struct data_flush {
 	bool running GUARDED(&lock);
 };
 
+/* Who hears of mappings, in turns: vm/watch.c. */
+struct map_watch {
+	struct mutex lock; /* RANK_leaf */
+	struct cond done;  /* a turn ended */
+	bool calling GUARDED(&lock);
+	uext4_map_hook hook; /* whose turn it is; NULL: nobody */
+	void *arg;	      /* the same */
+};
+
 struct freeze;
 struct vm_space;
 struct orphan_file;
@@ -109,6 +118,7 @@ struct uext4_fs {
 	/* a: mappings of its files, and pins; no scope begins while there are any */
 	_Atomic uint32_t mapped;
 	_Atomic uint32_t store_pins; /* a: pins for stores, which no freeze keeps out */
+	struct map_watch map_watch;
 	/* a: NULL until something is mapped first; api/ makes and destroys it */
 	_Atomic(struct vm_space *) space;
 	struct mmp *mmp;		 /* c: NULL without the feature */
@@ -283,6 +293,8 @@ struct inode {
 	uint32_t orphan_slot;		 /* super: its place in the orphan file, plus 1; 0: none */
 	struct prealloc *prealloc;	 /* group.c's and balloc.c's own locks */
 	_Atomic uint64_t flush_needed;	 /* a: of fs->data_flush, for data written in place */
+	_Atomic uint32_t mappings;	 /* a: of it */
+	bool watched;			 /* fs->map_watch, in a turn: the hook agreed */
 	struct mutex writepages_lock;	 /* RANK_writepages */
 	struct mutex reserve_lock;	 /* RANK_reserve */
 	struct mutex delayed_lock;	 /* RANK_leaf */

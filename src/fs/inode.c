@@ -283,6 +283,7 @@ void inode_stat(struct inode *ip, struct uext4_stat *ret)
 	if (inode_is_reg(ip))
 		st.flags &= ~FLAG_PROJINHERIT;
 	st.is_inline = ip->state == INODE_INLINE;
+	st.is_mapped = atomic_load(&ip->mappings) > 0;
 	/* As the kernel: what is written counts before it has a place. */
 	st.blocks = inode_sectors(ip) +
 		    (atomic_load(&ip->delayed_blocks) << (ip->fs->geom.block_bits - 9));

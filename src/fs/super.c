@@ -392,6 +392,8 @@ int fs_close(struct uext4_fs *fs)
 	mutex_finish(&fs->note_lock);
 	mutex_finish(&fs->data_flush.lock);
 	cond_finish(&fs->data_flush.done);
+	mutex_finish(&fs->map_watch.lock);
+	cond_finish(&fs->map_watch.done);
 	freeze_destroy(fs->freeze);
 	mem_free(fs->fast_tags);
 	dev_close(fs->dev);
@@ -412,6 +414,8 @@ static struct uext4_fs *fs_new(const struct mapping_ops *file_ops)
 	mutex_init(&fs->note_lock, RANK_leaf);
 	mutex_init(&fs->data_flush.lock, RANK_leaf);
 	cond_init(&fs->data_flush.done);
+	mutex_init(&fs->map_watch.lock, RANK_leaf);
+	cond_init(&fs->map_watch.done);
 	list_init(&fs->orphans);
 	fs->file_ops = file_ops;
 	return fs;

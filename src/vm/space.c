@@ -98,6 +98,7 @@ static void split_at(struct vm_space *space, uintptr_t at, struct vma **spare)
 	*spare = NULL;
 	*tail = *head;
 	inode_ref(tail->ip);
+	atomic_fetch_add(&tail->ip->mappings, 1); /* which is not 0 */
 	atomic_fetch_add(&space->fs->mapped, 1);
 	mutex_lock(&head->memory->rmap);
 	tail->start = at;
@@ -187,6 +188,7 @@ static void vma_destroy(struct vma *vma)
 {
 	struct inode *ip = vma->ip;
 
+	vm_watch_end(ip);
 	atomic_fetch_sub(&ip->fs->mapped, 1);
 	mem_free(vma);
 	inode_put(ip);
@@ -195,14 +197,21 @@ static void vma_destroy(struct vma *vma)
 static int vma_create(struct vm_space *space, struct inode *ip, struct vma **ret_vma)
 {
 	struct vma *vma = mem_zalloc(sizeof(*vma));
+	int err;
 
 	if (!vma)
 		return -ENOMEM;
 	vma->space = space;
 	vma->ip = ip;
 	list_init(&vma->file_link);
-	inode_ref(ip);
 	atomic_fetch_add(&space->fs->mapped, 1);
+	err = vm_watch_begin(ip);
+	if (err < 0) {
+		atomic_fetch_sub(&space->fs->mapped, 1);
+		mem_free(vma);
+		return err;
+	}
+	inode_ref(ip);
 	*ret_vma = vma;
 	return 0;
 }

@@ -83,6 +83,9 @@ int vm_advise(struct vm_space *space, uintptr_t addr, uint64_t length, enum vm_a
 /* One byte a page, bit 0: in memory. */
 int vm_incore(struct vm_space *space, uintptr_t addr, uint64_t length, uint8_t *vec) MUST_CHECK;
 
+/* uext4_set_map_hook(). */
+int vm_watch(struct uext4_fs *fs, uext4_map_hook hook, void *arg) MUST_CHECK;
+
 /*
  * Calls @fn for each piece of a file that lies in [@addr, +@length), with nothing held and the
  * inode referenced; -ENOMEM for a range that is not all mapped.  For msync.

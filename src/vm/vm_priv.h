@@ -117,6 +117,13 @@ struct vm_space {
 enum vm_result vm_fault_run(struct vm_space *space, uintptr_t addr, size_t pages,
 			    enum vm_access access, uint32_t flags, size_t *ret_pages, int *ret_err);
 
+/*
+ * There will be one mapping more of @ip, and there was: watch.c.  Nothing held; begin may fail with
+ * what the hook says.
+ */
+int vm_watch_begin(struct inode *ip) MUST_CHECK;
+void vm_watch_end(struct inode *ip);
+
 /* The mapping of @addr, or NULL. */
 struct vma *vm_find(struct vm_space *space, uintptr_t addr) REQUIRES_SHARED(&space->lock);
 

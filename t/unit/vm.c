@@ -8,6 +8,7 @@
  *  - The same at random against an array of bytes, on every kind of image.
  *  - A file that shrinks, grows, gets holes, or leaves memory under its mappings.
  *  - Private mappings, parts of mappings, changes of protection.
+ *  - The hook of who keeps copies: when it is called, and what it may refuse.
  *  - Buffers of calls that lie in mappings, of the same page too.
  *  - A full disk, a frozen image, a read error: who gets SIGBUS, who waits, and who does not.
  *  - Pins; a forked child; a user without privilege; many threads.
@@ -1043,6 +1044,71 @@ static void test_unlinked(void **state)
 	end(&w);
 }
 
+/* ---- the hook ------------------------------------------------------------------------------ */
+
+struct heard {
+	struct world *w;
+	unsigned begins, ends;
+	int answer;
+};
+
+static int hear(void *arg, uint32_t ino, bool mapped)
+{
+	struct heard *heard = arg;
+	struct uext4_stat stat;
+	size_t done;
+
+	/* Nothing is held, so it may do anything; and it is the first to know and the last. */
+	assert_int_equal(uext4_stat(heard->w->fs, ino, &stat), 0);
+	assert_int_equal(stat.is_mapped, 0);
+	assert_int_equal(uext4_pwrite(heard->w->file, "hook", 4, 0, &done), 0);
+	if (!mapped)
+		heard->ends++;
+	else if (heard->answer == 0)
+		heard->begins++;
+	return mapped ? heard->answer : 0;
+}
+
+static void test_hook(void **state)
+{
+	struct world w;
+	struct heard heard = { .w = &w };
+	struct uext4_stat stat;
+	uint32_t ino;
+	uint8_t *p, *q;
+	void *none;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	fill(&w, 1, 8 * PAGE, 0);
+	assert_int_equal(uext4_lookup(w.fs, UEXT4_ROOT_INO, "f", 1, &ino), 0);
+	assert_int_equal(uext4_set_map_hook(w.fs, hear, &heard), 0);
+	heard.answer = -EBUSY;
+	assert_int_equal(uext4_mmap(w.file, 0, PAGE, UEXT4_PROT_READ, UEXT4_MAP_SHARED, &none),
+			 -EBUSY);
+	heard.answer = 0;
+	p = map_shared(&w, 8 * PAGE);
+	assert_int_equal(heard.begins, 1);
+	assert_int_equal(load_byte(&w, p), 'h');
+	q = map_shared(&w, PAGE);
+	/* In three parts. */
+	unmap(&w, p + 2 * PAGE, PAGE);
+	unmap(&w, p, 2 * PAGE);
+	unmap(&w, q, PAGE);
+	assert_int_equal(uext4_stat(w.fs, ino, &stat), 0);
+	assert_int_equal(stat.is_mapped, 1);
+	assert_int_equal(heard.ends, 0);
+	assert_int_equal(uext4_set_map_hook(w.fs, hear, &heard), -EBUSY);
+	unmap(&w, p + 3 * PAGE, 5 * PAGE);
+	assert_int_equal(heard.ends, 1);
+	p = map_shared(&w, PAGE);
+	assert_int_equal(heard.begins, 2);
+	assert_int_equal(uext4_set_map_hook(w.fs, NULL, NULL), 0);
+	unmap(&w, p, PAGE);
+	assert_int_equal(heard.ends, 1);
+	end(&w);
+}
+
 /* ---- buffers ------------------------------------------------------------------------------- */
 
 static void test_buffers(void **state)
@@ -1819,6 +1885,7 @@ int main(int argc, char **argv)
 		BOTH(test_parts),
 		BOTH(test_mistakes),
 		BOTH(test_unlinked),
+		BOTH(test_hook),
 		BOTH(test_buffers),
 		BOTH(test_two_images),
 		BOTH(test_full_disk),
