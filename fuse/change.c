@@ -250,8 +250,10 @@ int ioctl_set(const struct server *server, uint32_t ino, unsigned cmd, const voi
 void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off_t offset,
 	      struct fuse_file_info *fi)
 {
-	const enum handle_use use = fi->writepage ? HANDLE_WRITEBACK : HANDLE_WRITE;
-	struct handles *handles = server_of(req)->handles;
+	const struct server *server = server_of(req);
+	const bool has_times = fi->writepage && server->has_writeback;
+	const enum handle_use use = has_times ? HANDLE_WRITEBACK : HANDLE_WRITE;
+	struct handles *handles = server->handles;
 	struct open_file *file;
 	size_t written;
 	int err;

@@ -3,10 +3,11 @@
  * The FUSE server: requests of the kernel answered out of uext4.h.  Those that change the image are
  * in change.c.
  *
- * The image belongs to this mount alone and changes only through it, so the kernel may keep
+ * The image mostly belongs to this mount alone and changes only through it, so the kernel may keep
  * everything it has once been told: entries (also those that do not exist), attributes, symlinks,
  * listings and pages.  What is left for the server is the first touch of each object, and that
  * decides its shape: no open and no release requests, attributes along with listings, big reads.
+ * Where the program that serves uses the image itself (share.c) it keeps only pages of open files.
  *
  * F1  A node id is the ext4 inode number, but for the root (1 there, 2 here).  Inode 1 (bad blocks)
  *     is never shown.  Where names can go, nodes.c counts what the kernel knows.
@@ -101,6 +102,12 @@ static void fill_attr(const struct server *server, const struct uext4_stat *from
 	attr->st_ctim = timespec_of(from->ctime);
 }
 
+/* How long the kernel may believe what it is told of names and attributes. */
+static double timeout_of(const struct server *server)
+{
+	return server->share ? 0 : TIMEOUT_FOREVER;
+}
+
 static int fill_entry(const struct server *server, uint32_t ino, struct fuse_entry_param *entry)
 {
 	struct uext4_stat stat;
@@ -111,8 +118,8 @@ static int fill_entry(const struct server *server, uint32_t ino, struct fuse_ent
 	memset(entry, 0, sizeof(*entry));
 	entry->ino = node_of(ino);
 	entry->generation = stat.generation;
-	entry->attr_timeout = TIMEOUT_FOREVER;
-	entry->entry_timeout = TIMEOUT_FOREVER;
+	entry->attr_timeout = timeout_of(server);
+	entry->entry_timeout = timeout_of(server);
 	fill_attr(server, &stat, &entry->attr);
 	return 0;
 }
@@ -185,7 +192,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t node, const char *name)
 	if (err == -ENOENT) {
 		/* An entry without a node: remembered as not existing. */
 		memset(&entry, 0, sizeof(entry));
-		entry.entry_timeout = TIMEOUT_FOREVER;
+		entry.entry_timeout = timeout_of(server);
 		err = 0;
 	}
 	if (err < 0)
@@ -208,7 +215,7 @@ void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 		return;
 	}
 	fill_attr(server, &stat, &attr);
-	fuse_reply_attr(req, &attr, TIMEOUT_FOREVER);
+	fuse_reply_attr(req, &attr, timeout_of(server));
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t node)
@@ -253,10 +260,33 @@ static void op_statfs(fuse_req_t req, fuse_ino_t node)
 
 /* ---- files ---------------------------------------------------------------------------------- */
 
+/* Whether pages are kept is share.c's business; those of an earlier open may be old. */
+static void open_shared(fuse_req_t req, uint32_t ino, struct fuse_file_info *fi)
+{
+	struct share *share = server_of(req)->share;
+	bool direct;
+	int err;
+
+	err = share_open(share, ino, &direct);
+	if (err < 0) {
+		reply_error(req, err, ino);
+		return;
+	}
+	fi->direct_io = direct;
+	fi->keep_cache = 0;
+	fi->noflush = 1;
+	fi->fh = direct;
+	if (fuse_reply_open(req, fi) < 0)
+		share_release(share, ino, direct);
+}
+
 /* Asked once: the refusal means "open and release without asking" where the kernel can. */
 static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
-	(void)node;
+	if (server_of(req)->share) {
+		open_shared(req, ino_of(node), fi);
+		return;
+	}
 	if (server_of(req)->has_no_open) {
 		fuse_reply_err(req, ENOSYS);
 		return;
@@ -264,6 +294,13 @@ static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 	fi->keep_cache = 1;
 	fi->noflush = 1;
 	fuse_reply_open(req, fi);
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+	if (server_of(req)->share)
+		share_release(server_of(req)->share, ino_of(node), fi->fh);
+	fuse_reply_err(req, 0);
 }
 
 static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
@@ -330,8 +367,8 @@ static void op_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *f
 		fuse_reply_err(req, ENOSYS);
 		return;
 	}
-	fi->keep_cache = 1;
-	fi->cache_readdir = 1;
+	fi->keep_cache = !server_of(req)->share;
+	fi->cache_readdir = !server_of(req)->share;
 	fuse_reply_open(req, fi);
 }
 
@@ -613,6 +650,18 @@ static void want(struct fuse_conn_info *conn, unsigned caps)
 	conn->want |= conn->capable & caps;
 }
 
+/*
+ * The kernel is not alone: it has to say what it opens, compare times before it reads pages of its
+ * own, and believe our sizes, which it does not while it keeps what is written.
+ */
+static void init_shared(struct server *server, struct fuse_conn_info *conn)
+{
+	server->has_no_open = false;
+	server->has_no_opendir = false;
+	want(conn, FUSE_CAP_AUTO_INVAL_DATA);
+	conn->want &= ~(unsigned)FUSE_CAP_WRITEBACK_CACHE;
+}
+
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct server *server = userdata;
@@ -640,6 +689,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->max_background = BACKGROUND_MAX;
 	conn->congestion_threshold = BACKGROUND_MAX * 3 / 4;
 	fuse_apply_conn_info_opts(server->conn_opts, conn);
+	if (server->share)
+		init_shared(server, conn);
+	server->has_writeback = conn->want & FUSE_CAP_WRITEBACK_CACHE;
 }
 
 const struct fuse_lowlevel_ops server_ops = {
@@ -648,6 +700,7 @@ const struct fuse_lowlevel_ops server_ops = {
 	.getattr = op_getattr,
 	.readlink = op_readlink,
 	.open = op_open,
+	.release = op_release,
 	.read = op_read,
 	.lseek = op_lseek,
 	.opendir = op_opendir,

@@ -10,16 +10,6 @@ static inline struct server *server_of(fuse_req_t req)
 	return fuse_req_userdata(req);
 }
 
-static inline uint32_t ino_of(fuse_ino_t node)
-{
-	return node == FUSE_ROOT_ID ? UEXT4_ROOT_INO : (uint32_t)node;
-}
-
-static inline fuse_ino_t node_of(uint32_t ino)
-{
-	return ino == UEXT4_ROOT_INO ? FUSE_ROOT_ID : ino;
-}
-
 /* Answers with an error, and tells the log of one that says the image is damaged. */
 void reply_error(fuse_req_t req, int err, uint32_t ino);
 /* The same, or success. */

@@ -33,8 +33,6 @@
 #include <syslog.h>
 #include <unistd.h>
 
-enum { COMPAT_EXT_ATTR = 0x8 };
-
 /* Why there is no mount, by what a caller can do about it. */
 enum outcome {
 	OUTCOME_OK,
@@ -228,89 +226,6 @@ static void *announce(void *arg)
 /* ---- serving -------------------------------------------------------------------------------- */
 
 /*
- * A mount for one user shows him all of his image.  Where others are let in, or where it is asked
- * for, the kernel checks permissions, by ACLs too.
- */
-static bool decide_permissions(struct mount *mount)
-{
-	const struct mount_options *options = mount->options;
-	bool may_have_acls = mount->info.features[UEXT4_COMPAT] & COMPAT_EXT_ATTR;
-	bool checked = options->default_permissions || options->acl == MOUNT_ACL_ON ||
-		       (options->allow_other && !options->fakeroot);
-
-	/* With other permission bits than the image's its ACLs mean nothing. */
-	mount->server.use_acl = options->acl == MOUNT_ACL_ON ||
-				(options->acl == MOUNT_ACL_AUTO && checked && may_have_acls &&
-				 !options->has_umask);
-	mount->server.hide_acl = options->acl == MOUNT_ACL_OFF;
-	return checked;
-}
-
-/* Puts our own words first: what the user says later wins. */
-static int add_session_args(struct mount *mount)
-{
-	struct mount_options *options = mount->options;
-	struct fuse_args *args = &options->session_args;
-	char *real_image = realpath(options->image, NULL);
-	char source[PATH_MAX + 16];
-	char *list = NULL;
-	int err;
-
-	snprintf(source, sizeof(source), "fsname=%s", real_image ? real_image : options->image);
-	free(real_image);
-	err = is_writable(mount) ? 0 : fuse_opt_add_opt(&list, "ro");
-	if (!err && decide_permissions(mount))
-		err = fuse_opt_add_opt(&list, "default_permissions");
-	if (!err && !options->no_default_opts)
-		err = fuse_opt_add_opt(&list, "subtype=uext4");
-	if (!err && !options->no_default_opts)
-		err = fuse_opt_add_opt_escaped(&list, source);
-	if (!err && list)
-		err = fuse_opt_insert_arg(args, 1, list);
-	if (!err && list)
-		err = fuse_opt_insert_arg(args, 1, "-o");
-	if (!err && options->debug)
-		err = fuse_opt_insert_arg(args, 1, "-d");
-	free(list);
-	return err ? -ENOMEM : 0;
-}
-
-/*
- * One thread is the fastest for one reader, as many as there are processors for several; libfuse's
- * ten only take turns.
- */
-static unsigned choose_threads(const struct mount_options *options)
-{
-	long processors = sysconf(_SC_NPROCESSORS_ONLN);
-
-	if (options->threads_max)
-		return options->threads_max;
-	return processors > 2 ? (unsigned)processors : 2;
-}
-
-static int loop(struct mount *mount)
-{
-	const struct mount_options *options = mount->options;
-	struct fuse_loop_config *config;
-	unsigned threads = choose_threads(options);
-	int err;
-
-	if (options->single_thread || threads == 1)
-		return fuse_session_loop(mount->session);
-	config = fuse_loop_cfg_create();
-	if (!config)
-		return -ENOMEM;
-	/* Threads that have been started stay: ending and starting them costs more than they do. */
-	fuse_loop_cfg_set_max_threads(config, threads);
-	fuse_loop_cfg_set_idle_threads(config, threads);
-	/* A descriptor a thread: two readers cost a tenth less.  Not if only fusermount may. */
-	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
-	err = fuse_session_loop_mt(mount->session, config);
-	fuse_loop_cfg_destroy(config);
-	return err;
-}
-
-/*
  * Waits for a signal that asks for the end.  The kernel still has bytes that were written here:
  * they come while we go on serving (syncfs), then the mount goes (L4).  A second signal ends it at
  * once.
@@ -376,7 +291,7 @@ static enum outcome serve(struct mount *mount)
 		fuse_session_unmount(mount->session);
 		return complain(mount->dir, -err);
 	}
-	err = loop(mount);
+	err = session_loop(mount->session, mount->options);
 	atomic_store(&mount->has_ended, true);
 	/* Also wakes the announcer if nobody will answer it any more. */
 	fuse_session_unmount(mount->session);
@@ -440,10 +355,9 @@ static enum outcome run_server(struct mount *mount)
 	enum outcome outcome;
 	int err;
 
-	err = add_session_args(mount);
+	err = session_add_args(&mount->server, options, &mount->info, is_writable(mount));
 	if (err < 0)
 		return complain(options->image, err);
-	mount->server.options = options;
 	mount->server.conn_opts = fuse_parse_conn_info_opts(&options->conn_args);
 	if (!mount->server.conn_opts)
 		return OUTCOME_USAGE;

@@ -143,6 +143,20 @@ bool nodes_forget(struct nodes *nodes, uint32_t ino, uint64_t lookups);
 bool nodes_hold(struct nodes *nodes, uint32_t ino);
 void nodes_unhold(struct nodes *nodes, uint32_t ino);
 
+/* ---- share.c -------------------------------------------------------------------------------- */
+
+struct share;
+
+int share_create(struct uext4_fs *fs, struct share **ret_share);
+void share_destroy(struct share *share);
+/* From now on the library's mappings are heard of; -EBUSY: there are some. */
+int share_begin(struct share *share, struct fuse_session *session);
+/* No more: the kernel asks nothing any more. */
+void share_end(struct share *share);
+/* The kernel is about to open @ino, so or so; and closed what share_open() told. */
+int share_open(struct share *share, uint32_t ino, bool *ret_direct);
+void share_release(struct share *share, uint32_t ino, bool direct);
+
 /* ---- fuse.c --------------------------------------------------------------------------------- */
 
 /* The server of one mount; every field is constant once init has been answered. */
@@ -150,14 +164,34 @@ struct server {
 	struct uext4_fs *fs;
 	struct handles *handles;
 	struct nodes *nodes; /* NULL: a read-only mount, where nothing goes */
+	struct share *share; /* NULL: the image belongs to the mount alone */
 	const struct mount_options *options;
 	struct fuse_conn_info_opts *conn_opts;
 	bool use_acl;	     /* the kernel enforces ACLs */
 	bool hide_acl;	     /* ACLs are not shown as attributes */
 	bool has_no_open;    /* the kernel opens files without asking, */
-	bool has_no_opendir; /* and directories; both set by init */
+	bool has_no_opendir; /* and directories; */
+	bool has_writeback;  /* it keeps what is written; all set by init */
 };
 
 extern const struct fuse_lowlevel_ops server_ops;
+
+static inline uint32_t ino_of(fuse_ino_t node)
+{
+	return node == FUSE_ROOT_ID ? UEXT4_ROOT_INO : (uint32_t)node;
+}
+
+static inline fuse_ino_t node_of(uint32_t ino)
+{
+	return ino == UEXT4_ROOT_INO ? FUSE_ROOT_ID : ino;
+}
+
+/* ---- session.c ------------------------------------------------------------------------------ */
+
+/* What libfuse is told beyond what the user says; sets @server's options, and what ACLs mean. */
+int session_add_args(struct server *server, struct mount_options *options,
+		     const struct uext4_info *info, bool writable);
+/* Answers until the end of the mount; 0, or why not. */
+int session_loop(struct fuse_session *session, const struct mount_options *options);
 
 #endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What every session with the kernel needs, whoever starts it: the words that libfuse is told, and
+ * the threads that answer.
+ */
+#include "mount_priv.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { COMPAT_EXT_ATTR = 0x8 };
+
+/*
+ * A mount for one user shows him all of his image.  Where others are let in, or where it is asked
+ * for, the kernel checks permissions, by ACLs too.
+ */
+static bool decide_permissions(struct server *server, const struct uext4_info *info)
+{
+	const struct mount_options *options = server->options;
+	bool may_have_acls = info->features[UEXT4_COMPAT] & COMPAT_EXT_ATTR;
+	bool checked = options->default_permissions || options->acl == MOUNT_ACL_ON ||
+		       (options->allow_other && !options->fakeroot);
+
+	/* With other permission bits than the image's its ACLs mean nothing. */
+	server->use_acl = options->acl == MOUNT_ACL_ON ||
+			  (options->acl == MOUNT_ACL_AUTO && checked && may_have_acls &&
+			   !options->has_umask);
+	server->hide_acl = options->acl == MOUNT_ACL_OFF;
+	return checked;
+}
+
+/* Puts our own words first: what the user says later wins. */
+int session_add_args(struct server *server, struct mount_options *options,
+		     const struct uext4_info *info, bool writable)
+{
+	struct fuse_args *args = &options->session_args;
+	char *real_image = realpath(options->image, NULL);
+	char source[PATH_MAX + 16];
+	char *list = NULL;
+	int err;
+
+	server->options = options;
+	snprintf(source, sizeof(source), "fsname=%s", real_image ? real_image : options->image);
+	free(real_image);
+	err = writable ? 0 : fuse_opt_add_opt(&list, "ro");
+	if (!err && decide_permissions(server, info))
+		err = fuse_opt_add_opt(&list, "default_permissions");
+	if (!err && !options->no_default_opts)
+		err = fuse_opt_add_opt(&list, "subtype=uext4");
+	if (!err && !options->no_default_opts)
+		err = fuse_opt_add_opt_escaped(&list, source);
+	if (!err && list)
+		err = fuse_opt_insert_arg(args, 1, list);
+	if (!err && list)
+		err = fuse_opt_insert_arg(args, 1, "-o");
+	if (!err && options->debug)
+		err = fuse_opt_insert_arg(args, 1, "-d");
+	free(list);
+	return err ? -ENOMEM : 0;
+}
+
+/*
+ * One thread is the fastest for one reader, as many as there are processors for several; libfuse's
+ * ten only take turns.
+ */
+static unsigned choose_threads(const struct mount_options *options)
+{
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+	if (options->threads_max)
+		return options->threads_max;
+	return processors > 2 ? (unsigned)processors : 2;
+}
+
+int session_loop(struct fuse_session *session, const struct mount_options *options)
+{
+	struct fuse_loop_config *config;
+	unsigned threads = choose_threads(options);
+	int err;
+
+	if (options->single_thread || threads == 1)
+		return fuse_session_loop(session);
+	config = fuse_loop_cfg_create();
+	if (!config)
+		return -ENOMEM;
+	/* Threads that have been started stay: ending and starting them costs more than they do. */
+	fuse_loop_cfg_set_max_threads(config, threads);
+	fuse_loop_cfg_set_idle_threads(config, threads);
+	/* A descriptor a thread: two readers cost a tenth less.  Not if only fusermount may. */
+	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
+	err = fuse_session_loop_mt(session, config);
+	fuse_loop_cfg_destroy(config);
+	return err;
+}
