@@ -331,12 +331,16 @@ void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t
 		if (likely(!page_is_pinned_for_stores(pages[i])))
 			pages[i]->dirty = 0;
 	}
-	pages_protect(pages, count); /* W2, S7 */
+	/*
+	 * Who is pinned is asked before what is not pinned is protected: a pin may end at any time, and
+	 * a page that was passed over has to stay dirty.  None begins, as the pages are locked.
+	 */
 	for (size_t i = 0; i < count; i++) {
 		atomic_fetch_or(&pages[i]->state, STATE_WRITEBACK);
 		if (likely(pages[i]->dirty == 0))
 			atomic_fetch_and(&pages[i]->state, ~(uint32_t)STATE_DIRTY);
 	}
+	pages_protect(pages, count); /* W2, S7 */
 }
 
 /* W3.  They stay in the index, as they are still under writeback. */
