@@ -61,6 +61,7 @@ def suites(build):
     manifest = ["--manifest", at("check", "uext4-manifest")]
     world = ["--world", at("check", "uext4-world")]
     crash = ["--crash", at("check", "uext4-crash")]
+    fusemap = ["--fusemap", at("check", "uext4-fusemap")]
     fulldisk = ["--fulldisk", at("check", "uext4-fulldisk"), "--fault", at("check", "uext4-fault")]
     quick = tidy + units("check") + [("cli", script("t/func/cli.py", *common)),
                                      ("write", script("t/func/write.py", *common)),
@@ -78,6 +79,7 @@ def suites(build):
     ]
     kernel = [
         ("fuse", script("t/func/fuse.py", *common)),
+        ("fusemap", script("t/func/fusemap.py", *fusemap)),
         ("matrix", script("t/matrix.py", *common, *manifest)),
         ("dirty", script("t/dirty.py", *common, *manifest)),
         ("txn", script("t/txn.py", *common)),
@@ -90,6 +92,7 @@ def suites(build):
     ]
     full = [
         ("fuse", script("t/func/fuse.py", *common)),
+        ("fusemap", script("t/func/fusemap.py", *fusemap, "--rounds", "100")),
         ("matrix", script("t/matrix.py", *common, *manifest, "--full")),
         ("dirty", script("t/dirty.py", *common, *manifest, "--full")),
         ("txn", script("t/txn.py", *common, "--full")),

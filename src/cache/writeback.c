@@ -332,8 +332,8 @@ void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t
 			pages[i]->dirty = 0;
 	}
 	/*
-	 * Who is pinned is asked before what is not pinned is protected: a pin may end at any time, and
-	 * a page that was passed over has to stay dirty.  None begins, as the pages are locked.
+	 * What is pinned is asked before the rest is protected: a pin may end at any time, and a
+	 * page that was passed over has to stay dirty.  None begins, as the pages are locked.
 	 */
 	for (size_t i = 0; i < count; i++) {
 		atomic_fetch_or(&pages[i]->state, STATE_WRITEBACK);
