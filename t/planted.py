@@ -98,10 +98,10 @@ BUGS = [
      "T8 scribbles behind the end, up only", ["--count", "500"], "."),
     ("S11: zeros without protection",
      [("src/ops/truncate.c",
-       "	rwlock_write(&ip->invalidate);\n	err = zero_tail_on_disk(ip, ip->size); /* T3 */\n	if (err == 0)\n"
+       "	rwlock_write(&ip->invalidate);\n	err = zero_tail_on_disk(ip, ip->size, FILE_TAIL_PAGE); /* T3 */\n	if (err == 0)\n"
        "		err = file_grow_pinned(ip, size);\n	if (err == 0)\n		err = store_size(ip, size);\n"
        "	rwlock_write_unlock(&ip->invalidate);\n",
-       "	err = zero_tail_on_disk(ip, ip->size); /* T3 */\n	if (err == 0)\n		err = store_size(ip, size);\n")],
+       "	err = zero_tail_on_disk(ip, ip->size, FILE_TAIL_PAGE); /* T3 */\n	if (err == 0)\n		err = store_size(ip, size);\n")],
      "T8 scribbles behind the end, block", ["--count", "3000"], "."),
     ("M8: the size grows before the memory",
      [("src/ops/truncate.c", "	err = mapping_extend_frames(&ip->pages, div_round_up(size, PAGE_BYTES)); /* M8 */\n", "	err = 0;\n")],
@@ -110,12 +110,12 @@ BUGS = [
      [("src/ops/truncate.c", "	if (cuts_pinned(ip, size))\n		return -EAGAIN;\n", "	(void)cuts_pinned;\n")],
      "pins and truncate", ["--count", "500"], "."),
     ("P2: what of a page has no place any more can still be stored to",
-     [("src/ops/fallocate.c", "	page_protect(page); /* P2 */\n", "")],
+     [("src/ops/file_write.c", "	page_protect(page); /* P2 */\n", "")],
      "T9 small blocks", ["--count", "2000"], "."),
     ("P2: pins are asked for behind the protection",
-     [("src/cache/writeback.c", "		if (likely(!page_is_pinned_for_stores(pages[i])))\n			pages[i]->dirty = 0;\n", ""),
-      ("src/cache/writeback.c", "		if (likely(pages[i]->dirty == 0))\n			atomic_fetch_and(",
-       "		if (page_is_pinned_for_stores(pages[i]))\n			continue;\n		pages[i]->dirty = 0;\n			atomic_fetch_and(")],
+     [("src/cache/writeback.c", "	pages_protect(pages, count); /* W2, S7 */\n", ""),
+      ("src/cache/writeback.c", "	for (size_t i = 0; i < count; i++) {\n		struct page *page = pages[i];\n",
+       "	pages_protect(pages, count);\n	for (size_t i = 0; i < count; i++) {\n		struct page *page = pages[i];\n")],
      "pins that end while it is written", ["--count", "2000"], "."),
     ("P2: a file grows under a pin",
      [("src/ops/truncate.c", "	if (err == 0)\n		err = file_grow_pinned(ip, size);\n", "")],
@@ -131,12 +131,6 @@ BUGS = [
     ("freeze: stores go on",
      [("src/fs/freeze.c", "	if (!enter(fs->freeze))\n		return -EAGAIN;\n", "	atomic_fetch_add(&fs->freeze->inside, 1);\n")],
      "freeze: nothing changes", ["--count", "1000"], "."),
-    ("FR1: memory goes after the page has left the index",
-     [("src/cache/frames.c", "	frames_discard(m, pages, count);\n	rwlock_write(&m->lock);\n	for (size_t i = 0; i < count; i++)\n		page_leave(m, pages[i]);\n"
-       "	rwlock_write_unlock(&m->lock);\n",
-       "	rwlock_write(&m->lock);\n	for (size_t i = 0; i < count; i++)\n		page_leave(m, pages[i]);\n"
-       "	rwlock_write_unlock(&m->lock);\n	frames_discard(m, pages, count);\n")],
-     "eviction", ["--count", "3000"], "."),
 ]
 
 

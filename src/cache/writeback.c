@@ -318,27 +318,22 @@ size_t mapping_find_dirty(struct mapping *m, pgoff_t *first, pgoff_t last, struc
 void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		uint32_t state = page_state(pages[i]);
+		struct page *page = pages[i];
+		uint32_t state = page_state(page);
 
 		assert((state & STATE_LOCK) && (state & STATE_UPTODATE));
 		assert((state & STATE_DIRTY) && !(state & STATE_WRITEBACK));
 		(void)state;
-		ret_parts[i] = pages[i]->dirty;
+		ret_parts[i] = page->dirty;
+		atomic_fetch_or(&page->state, STATE_WRITEBACK);
 		/*
-		 * Asked first: no pin begins while the page is locked, and one that ends later
-		 * may have kept its entries writable.
+		 * Asked before the protection: a pin may end at any time, and a page that was
+		 * passed over has to stay dirty.  None begins, as the pages are locked.
 		 */
-		if (likely(!page_is_pinned_for_stores(pages[i])))
-			pages[i]->dirty = 0;
-	}
-	/*
-	 * What is pinned is asked before the rest is protected: a pin may end at any time, and a
-	 * page that was passed over has to stay dirty.  None begins, as the pages are locked.
-	 */
-	for (size_t i = 0; i < count; i++) {
-		atomic_fetch_or(&pages[i]->state, STATE_WRITEBACK);
-		if (likely(pages[i]->dirty == 0))
-			atomic_fetch_and(&pages[i]->state, ~(uint32_t)STATE_DIRTY);
+		if (unlikely(page_is_pinned_for_stores(page)))
+			continue;
+		atomic_fetch_and(&page->state, ~(uint32_t)STATE_DIRTY);
+		page->dirty = 0;
 	}
 	pages_protect(pages, count); /* W2, S7 */
 }
