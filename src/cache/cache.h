@@ -463,6 +463,8 @@ int mapping_flush(struct mapping *m, pgoff_t first, pgoff_t last) MUST_CHECK;
 void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last);
 /* Something is dirty or under writeback; only a hint while others are inside. */
 bool mapping_is_dirty(struct mapping *m);
+/* The same of [@first, @last]. */
+bool mapping_has_dirty(struct mapping *m, pgoff_t first, pgoff_t last);
 /*
  * Has writeback failed since *@seen?  The error, and *@seen moves on, so each holder hears it once.
  */

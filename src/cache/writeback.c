@@ -446,6 +446,17 @@ bool mapping_is_dirty(struct mapping *m)
 	return dirty;
 }
 
+bool mapping_has_dirty(struct mapping *m, pgoff_t first, pgoff_t last)
+{
+	uint64_t index = first;
+	bool dirty;
+
+	rwlock_read(&m->lock);
+	dirty = xarray_next(&m->dirty, &index) != NULL && index <= last;
+	rwlock_read_unlock(&m->lock);
+	return dirty;
+}
+
 uint64_t mapping_error_now(struct mapping *m)
 {
 	return atomic_load(&m->error_seq);

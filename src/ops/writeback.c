@@ -83,16 +83,16 @@ static void zero_behind_end(struct inode *ip, struct page *page)
 
 /*
  * Of pages that were found dirty, those that are so, locked; *ret_busy: the first that others
- * write.
+ * write, and with @wait none behind it.
  */
-static size_t lock_dirty(struct inode *ip, struct page *const *found, size_t count,
+static size_t lock_dirty(struct inode *ip, struct page *const *found, size_t count, bool wait,
 			 struct page **locked, struct page **ret_busy)
 {
 	size_t n = 0;
 
 	*ret_busy = NULL;
 	for (size_t i = 0; i < count; i++) {
-		if (!page_lock_in(&ip->pages, found[i])) {
+		if ((wait && *ret_busy != NULL) || !page_lock_in(&ip->pages, found[i])) {
 			pages_put(&found[i], 1);
 			continue;
 		}
@@ -129,7 +129,8 @@ static void start_pages(struct batch *b, struct page *const *pages, size_t count
 
 /*
  * Dirty pages from *@at on become the batch; *@at is moved behind them.  One that others are
- * writing is left out, or, with @wait, waited for, but not while this batch holds any.
+ * writing is left out, or, with @wait, waited for, but not while this batch holds any: then the
+ * batch ends there, so that no page is written twice, which could fail as often.
  */
 static void batch_collect(struct batch *b, pgoff_t *at, pgoff_t last, bool wait)
 {
@@ -141,7 +142,7 @@ static void batch_collect(struct batch *b, pgoff_t *at, pgoff_t last, bool wait)
 					   min_size(FIND_MAX, BATCH_PAGES - b->count));
 		if (count == 0)
 			return;
-		count = lock_dirty(b->ip, found, count, locked, &busy);
+		count = lock_dirty(b->ip, found, count, wait, locked, &busy);
 		start_pages(b, locked, count);
 		if (busy == NULL)
 			continue;

@@ -22,11 +22,16 @@
 
 /*
  * Neighbours that are mapped with the page of a fault: behind a load some, and if it goes on where
- * the last one ended twice as many each time.  Behind a store only then, as they become dirty with
- * it: so no more is written in vain than was stored to.
+ * the last one ended twice as many each time.
+ *
+ * With a store they become dirty, and are written in vain if nothing is stored to them; so behind
+ * it only as many as there were stores in order before.  But what lies together is written
+ * together: where an aligned group has a dirty page already, the second store takes all of the
+ * group that has its place (the kernel does it with the whole of a large folio, and at the first).
  */
 #define AROUND_LOAD 32u
 #define AROUND_MAX 64u
+#define GROUP_PAGES 16u
 /* What is read with it. */
 #define AHEAD_PAGES 16u
 #define AHEAD_SEQUENTIAL 128u
@@ -224,19 +229,46 @@ static bool lock_neighbour(struct fault *f, pgoff_t index, struct page **ret_pag
 	return false;
 }
 
-static size_t lock_around(struct fault *f, struct page **pages)
+/* Others of the group are dirty. */
+static bool is_in_dirty_group(const struct fault *f)
+{
+	pgoff_t first = round_down_pow2(f->index, GROUP_PAGES), last = first + GROUP_PAGES - 1;
+
+	return f->store && f->wanted == 0 && f->vma->advice != VM_RANDOM &&
+	       ((first < f->index && mapping_has_dirty(pages_of(f), first, f->index - 1)) ||
+		(f->index < last && mapping_has_dirty(pages_of(f), f->index + 1, last)));
+}
+
+/* The page of the fault, which is locked, and those behind it. */
+static size_t lock_behind(struct fault *f, size_t wanted, struct page **pages)
 {
 	size_t room = (f->vma->end - f->addr) >> PAGE_BITS, count = 1;
 	struct frames *frames = mapping_frames(pages_of(f));
 
-	room = min_size(room, around(f));
+	room = min_size(room, wanted);
 	room = (size_t)min_u64(room, atomic_load(&frames->pages) - f->index);
 	while (count < room && lock_neighbour(f, f->index + count, &pages[count]))
 		count++;
 	return count;
 }
 
-static int install(struct fault *f, size_t pages)
+/* Those before it, downwards. */
+static size_t lock_before(struct fault *f, size_t wanted, struct page **pages)
+{
+	size_t room = min_size(wanted, (f->addr - f->vma->start) >> PAGE_BITS), count = 0;
+
+	while (count < room && lock_neighbour(f, f->index - count - 1, &pages[count]))
+		count++;
+	return count;
+}
+
+static void unlock_neighbours(struct page *const *pages, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		page_unlock_put(pages[i]);
+}
+
+static int install(struct fault *f, uintptr_t addr, size_t pages)
 {
 	struct vm_memory *memory = f->vma->memory;
 	uint32_t flags = (f->store ? VM_INSTALL_WRITABLE : 0) |
@@ -244,7 +276,7 @@ static int install(struct fault *f, size_t pages)
 	int mapped;
 
 	mutex_lock(&memory->rmap);
-	mapped = f->space->backend->install(f->vma, f->addr, pages, flags);
+	mapped = f->space->backend->install(f->vma, addr, pages, flags);
 	mutex_unlock(&memory->rmap);
 	return mapped;
 }
@@ -252,15 +284,21 @@ static int install(struct fault *f, size_t pages)
 static enum vm_result map_page(struct fault *f, struct page *page)
 {
 	struct vm_stream *stream = &f->vma->streams[f->access];
-	struct page *pages[AROUND_MAX];
-	size_t count;
+	struct page *pages[AROUND_MAX], *before[GROUP_PAGES];
+	size_t at = f->index % GROUP_PAGES, wanted = around(f), count, count_before = 0;
 	int mapped;
 
 	pages[0] = page;
-	count = lock_around(f, pages);
-	mapped = install(f, count);
-	for (size_t i = 1; i < count; i++)
-		page_unlock_put(pages[i]);
+	if (is_in_dirty_group(f)) {
+		wanted = (size_t)max_u64(wanted, GROUP_PAGES - at);
+		count_before = lock_before(f, at, before);
+	}
+	count = lock_behind(f, wanted, pages);
+	if (count_before > 0) /* as well as it can be */
+		(void)install(f, f->addr - (count_before << PAGE_BITS), count_before);
+	mapped = install(f, f->addr, count);
+	unlock_neighbours(before, count_before);
+	unlock_neighbours(pages + 1, count - 1);
 	if (mapped == -EAGAIN)
 		return VM_NOPAGE; /* the addresses are changing */
 	if (mapped < 0)
