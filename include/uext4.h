@@ -621,7 +621,11 @@ enum uext4_msync_flag {
 };
 int uext4_msync(struct uext4_fs *fs, void *addr, size_t length, uint32_t flags) UEXT4_MUST_CHECK;
 
-/* DONTNEED: pages that are clean leave memory, nothing is lost.  WILLNEED: they are read now. */
+/*
+ * DONTNEED: pages that are clean leave memory, nothing is lost.  WILLNEED: they are read now.
+ * RANDOM: nothing is read or mapped along with a page, and only pages that were stored to are
+ * written; otherwise neighbours of theirs may be, with the bytes they have.
+ */
 enum uext4_advice {
 	UEXT4_MADV_NORMAL,
 	UEXT4_MADV_RANDOM,
