@@ -171,6 +171,22 @@ static void drop_whole(struct inode *ip, const struct whole *w)
 		file_forget(ip, inner_end, end);
 }
 
+/*
+ * After drop_whole(), when the blocks could not be changed: where a page lies in them only in part
+ * its zeros are in memory alone, and have to be written like others.  @err.
+ */
+static COLD int keep_zeros(struct inode *ip, const struct whole *w, int err)
+{
+	const unsigned bits = ip->fs->geom.block_bits;
+	uint64_t start = (uint64_t)w->first << bits, end = (uint64_t)w->end << bits;
+	uint64_t inner = min_u64(end, round_up_pow2(start, PAGE_BYTES));
+	uint64_t inner_end = max_u64(inner, round_down_pow2(end, PAGE_BYTES));
+
+	if (zero_bytes(ip, start, inner) < 0 || zero_bytes(ip, inner_end, end) < 0)
+		txn_log_abort(ip->fs->log, err);
+	return err;
+}
+
 /* ---- holes ----------------------------------------------------------------------------------- */
 
 static int remove_whole(struct inode *ip, const struct whole *w)
@@ -236,7 +252,8 @@ static int punch_blocks(const struct range *r)
 		return err;
 	balloc_discard_prealloc(ip);
 	drop_whole(ip, &w);
-	return remove_whole(ip, &w);
+	err = remove_whole(ip, &w);
+	return err < 0 ? keep_zeros(ip, &w, err) : 0;
 }
 
 /* As the kernel: not behind the page of the file's end. */
@@ -312,7 +329,8 @@ static int zero_range(const struct range *r)
 	if (err < 0 || w.first >= w.end)
 		return err;
 	drop_whole(ip, &w);
-	return unwrite_whole(ip, &w);
+	err = unwrite_whole(ip, &w);
+	return err < 0 ? keep_zeros(ip, &w, err) : 0;
 }
 
 /* ---- the call -------------------------------------------------------------------------------- */

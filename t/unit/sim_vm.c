@@ -545,6 +545,13 @@ static bool explains_failed(const struct event *const *row, size_t count, uint32
 		return true;
 	if (s->what != TRUNCATE && s->what != PUNCH && s->what != ZERO)
 		return false;
+	if (s->what == ZERO) { /* all of it, but for the size */
+		struct contents all = *c;
+
+		clear_range(&all, s->at, end);
+		if (explains(row, count, done, &all, want))
+			return true;
+	}
 	clear_range(&zeroed, s->at,
 		    (uint32_t)(s->what == TRUNCATE ? round_up_pow2(s->at, block)
 						   : min_u64(end, round_up_pow2(s->at, block))));
