@@ -163,7 +163,7 @@ def programs(ctx):
         def body(d):
             need("meson")
             archive = ctx.path("tree.tar")
-            run("tar", "-C", TOP, "-cf", archive, "src", "include", "cli", "fuse", "t/unit",
+            run("tar", "-C", TOP, "-cf", archive, "src", "include", "cli", "fuse", "t", "bench",
                 "meson.build", "meson_options.txt")
             run("tar", "-C", d, "-xf", archive)
             run("meson", "setup", os.path.join(d, "b"), d, "-Dtests=false")

@@ -20,7 +20,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define WINDOW_BYTES_MIN (UINT64_C(1) << 30)
+#define WINDOW_BYTES_MIN (UINT64_C(1) << 26)
 
 static struct vm_memory *memory_of(struct frames *f)
 {
