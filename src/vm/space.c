@@ -574,7 +574,7 @@ static int piece_get(struct vm_space *space, uintptr_t addr, uintptr_t end, stru
 static int for_each_piece(struct vm_space *space, uintptr_t addr, uint64_t length,
 			  int (*fn)(struct piece *piece, void *arg), void *arg)
 {
-	struct piece piece;
+	struct piece piece = { 0 };
 	uintptr_t end;
 	int err;
 
