@@ -20,100 +20,40 @@
 #include "base/base.h"
 #include "base/mem.h"
 #include "dev/dev.h"
-#include "sim/sim.h"
+#include "sim_kit.h"
 #include "sync/sync.h"
 
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
 #define THREADS 3
-#define MIB (1024u * 1024)
 
 struct image {
-	const char *name;
-	unsigned mib;
-	const char *options;
-	uint32_t block_size;
+	struct kit_image made;
 	uint32_t unit; /* bytes; offsets and lengths are multiples of it */
 	bool block_map;
 };
 
 static const struct image images[] = {
-	{ "ext4-1k", 8, "-t ext4 -b 1024 -J size=1", 1024, 100, false },
-	{ "ext4-4k", 16, "-t ext4 -b 4096", 4096, 400, false },
-	{ "inline", 8, "-t ext4 -b 1024 -O inline_data -I 256 -J size=1", 1024, 16, false },
-	{ "ext3-1k", 8, "-t ext3 -b 1024 -J size=1", 1024, 100, true },
-	{ "ext2-1k", 8, "-t ext2 -b 1024", 1024, 100, true },
-	{ "bigalloc", 32, "-t ext4 -b 1024 -O bigalloc -C 16384 -J size=1", 1024, 700, false },
+	{ { "ext4-1k", 8, "-t ext4 -b 1024 -J size=1", 1024 }, 100, false },
+	{ { "ext4-4k", 16, "-t ext4 -b 4096", 4096 }, 400, false },
+	{ { "inline", 8, "-t ext4 -b 1024 -O inline_data -I 256 -J size=1", 1024 }, 16, false },
+	{ { "ext3-1k", 8, "-t ext3 -b 1024 -J size=1", 1024 }, 100, true },
+	{ { "ext2-1k", 8, "-t ext2 -b 1024", 1024 }, 100, true },
+	{ { "bigalloc", 32, "-t ext4 -b 1024 -O bigalloc -C 16384 -J size=1", 1024 }, 700, false },
 };
 
-/* The image now under test, as mke2fs made it; each child has its own copy. */
+/* The image now under test. */
 static const struct image *image;
-static uint8_t *image_bytes;
-static size_t image_size;
 
 static void image_load(const struct image *i)
 {
-	char dir[] = "/tmp/uext4-sim-XXXXXX", command[512], path[64];
-	struct stat st;
-	int fd;
-
-	if (image_bytes)
-		(void)munmap(image_bytes, image_size);
 	image = i;
-	assert(mkdtemp(dir) != NULL);
-	(void)snprintf(path, sizeof(path), "%s/image", dir);
-	(void)snprintf(command, sizeof(command),
-		       "truncate -s %uM %s && mke2fs -q -F -N 64 %s %s >/dev/null 2>&1", i->mib,
-		       path, i->options, path);
-	if (system(command) != 0) {
-		fprintf(stderr, "%s failed\n", command);
-		abort();
-	}
-	fd = open(path, O_RDONLY);
-	assert(fd >= 0 && fstat(fd, &st) == 0);
-	image_size = (size_t)st.st_size;
-	image_bytes = mmap(NULL, image_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-	assert(image_bytes != MAP_FAILED);
-	(void)close(fd);
-	(void)unlink(path);
-	(void)rmdir(dir);
-}
-
-/* ---- an open image --------------------------------------------------------------------------- */
-
-static struct uext4_fs *fs;
-static struct dev *fail_dev;
-
-static uint32_t rnd(uint32_t end)
-{
-	return (uint32_t)(random_u64() >> 8) % end;
-}
-
-#define OK(call)                                                                                   \
-	do {                                                                                       \
-		int err_ = (call);                                                                 \
-		if (err_ != 0)                                                                     \
-			sim_fail("%s:%d: %s: %s (%s)", __FILE__, __LINE__, #call, strerror(-err_), \
-				 uext4_last_error());                                              \
-	} while (0)
-
-static int open_image(const struct uext4_open_options *options)
-{
-	struct dev *ram, *dev;
-
-	OK(dev_ram_create(image_bytes, image_size, &ram));
-	OK(dev_fail_create(ram, &fail_dev));
-	OK(sim_dev_create(fail_dev, image->block_size, &dev));
-	return uext4_open_dev_for_test(dev, options, &fs);
+	kit_load(&i->made);
 }
 
 /* Every way to write; little memory, so that writers wait and pages go. */
@@ -131,23 +71,6 @@ static struct uext4_open_options random_options(void)
 	};
 
 	return o;
-}
-
-static void say_problem(void *arg UNUSED, const char *text)
-{
-	fprintf(stderr, "check: %s\n", text);
-}
-
-/* Opens it again for reading, and leaves it open. */
-static void open_and_check(void)
-{
-	struct uext4_open_options o = { .size = sizeof(o) };
-	struct uext4_check_options check = { .size = sizeof(check), .problem = say_problem };
-	struct uext4_check_result result;
-
-	OK(open_image(&o));
-	OK(uext4_check(fs, &check, &result));
-	SIM_ASSERT(result.problems == 0);
 }
 
 /* ---- one file -------------------------------------------------------------------------------- */
@@ -353,7 +276,7 @@ static struct contents old_contents(const struct uext4_open_options *options)
 	op_apply(&op, &c);
 	uext4_file_close(file);
 	OK(uext4_close(fs));
-	OK(open_image(options));
+	OK(kit_open(options));
 	return c;
 }
 
@@ -369,7 +292,7 @@ static int one_file(void *arg UNUSED)
 	for (unsigned i = 0; i < THREADS; i++)
 		bodies[i] = (struct sim_body){ names[i], use_file, ops[i] };
 	sim_calm(true);
-	OK(open_image(&options));
+	OK(kit_open(&options));
 	OK(uext4_create(fs, UEXT4_ROOT_INO, "f", 1, &(struct uext4_new){ .mode = 0644 },
 			&file_ino));
 	start = old_contents(&options);
@@ -383,7 +306,7 @@ static int one_file(void *arg UNUSED)
 	}
 	OK(uext4_close(fs));
 
-	open_and_check();
+	kit_open_and_check();
 	after = read_file();
 	OK(uext4_close(fs));
 	if (before.size != after.size || memcmp(before.units, after.units, before.size) != 0) {
@@ -432,7 +355,7 @@ static int use_some_file(uint32_t ino)
 /* While it is frozen nothing is written, and nothing changes in memory. */
 static int freeze_and_thaw(void)
 {
-	const struct dev_stats *stats = dev_bottom_stats(fail_dev);
+	const struct dev_stats *stats = dev_bottom_stats(kit_fail_dev);
 	struct uext4_statfs before, now;
 	uint64_t writes;
 	int err = uext4_freeze(fs);
@@ -517,15 +440,15 @@ static int one_call(void)
 /* Without a journal a write that is lost is repaired by the next e2fsck only. */
 static void plan_fault(void)
 {
-	bool journal = strcmp(image->name, "ext2-1k") != 0;
+	bool journal = strcmp(image->made.name, "ext2-1k") != 0;
 
 	switch (rnd(journal ? 4 : 2)) {
 	case 0: (void)mem_fail_nth(1 + rnd(300)); break;
-	case 1: dev_fail_nth_read(fail_dev, 1 + rnd(12)); break;
-	case 2: dev_fail_nth_write(fail_dev, 1 + rnd(60)); break;
-	default: dev_fail_nth_flush(fail_dev, 1 + rnd(10)); break;
+	case 1: dev_fail_nth_read(kit_fail_dev, 1 + rnd(12)); break;
+	case 2: dev_fail_nth_write(kit_fail_dev, 1 + rnd(60)); break;
+	default: dev_fail_nth_flush(kit_fail_dev, 1 + rnd(10)); break;
 	}
-	dev_fail_for_good(fail_dev, rnd(3) == 0);
+	dev_fail_for_good(kit_fail_dev, rnd(3) == 0);
 }
 
 static bool is_a_reason(int err)
@@ -578,11 +501,11 @@ static int names(void *arg UNUSED)
 	uint32_t ino;
 
 	sim_calm(true);
-	OK(open_image(&options));
+	OK(kit_open(&options));
 	OK(uext4_create(fs, UEXT4_ROOT_INO, "d", 1, &(struct uext4_new){ .mode = 040755 }, &ino));
 	use_names_at_once();
 	OK(uext4_close(fs));
-	open_and_check();
+	kit_open_and_check();
 	OK(uext4_close(fs));
 	return 0;
 }
@@ -643,13 +566,13 @@ static int freezes(void *arg UNUSED)
 	struct uext4_open_options options = random_options();
 
 	sim_calm(true);
-	OK(open_image(&options));
+	OK(kit_open(&options));
 	sim_calm(false);
 	sim_threads(threads, ARRAY_SIZE(threads));
 	sim_calm(true);
 	close_while_frozen();
 	OK(uext4_close(fs));
-	open_and_check();
+	kit_open_and_check();
 	OK(uext4_close(fs));
 	return 0;
 }
@@ -662,16 +585,16 @@ static int some_fault(void *arg UNUSED)
 	faults = true;
 	options.errors = UEXT4_ERRORS_RO;
 	sim_calm(true);
-	OK(open_image(&options));
+	OK(kit_open(&options));
 	OK(uext4_create(fs, UEXT4_ROOT_INO, "d", 1, &(struct uext4_new){ .mode = 040755 }, &ino));
 	use_names_at_once();
 	(void)uext4_close(fs);
 	(void)mem_fail_nth(0);
 
 	options = (struct uext4_open_options){ .size = sizeof(options), .flags = UEXT4_OPEN_WRITE };
-	OK(open_image(&options));
+	OK(kit_open(&options));
 	OK(uext4_close(fs));
-	open_and_check();
+	kit_open_and_check();
 	OK(uext4_close(fs));
 	return 0;
 }
@@ -696,7 +619,7 @@ static bool run(const struct named_body *body, const struct sim_options *options
 
 	(void)sim_explore(options, body->body, NULL, &r);
 	fprintf(stderr, "# %s on %s: %s, %llu schedules, %.0f/s, %.0f steps each\n", body->name,
-		image->name, sim_outcome_name(r.outcome), (unsigned long long)r.schedules,
+		image->made.name, sim_outcome_name(r.outcome), (unsigned long long)r.schedules,
 		(double)r.schedules / r.seconds, (double)r.steps_total / (double)r.schedules);
 	if (r.report)
 		fprintf(stderr, "%s", r.report);
@@ -792,7 +715,7 @@ static int run_as_told(int argc, char **argv)
 			o.strategy = SIM_REPLAY;
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(images); i++) {
-		if (on && strcmp(on, images[i].name) != 0)
+		if (on && strcmp(on, images[i].made.name) != 0)
 			continue;
 		image_load(&images[i]);
 		for (unsigned k = 0; k < ARRAY_SIZE(bodies); k++) {

@@ -203,24 +203,6 @@ static void make_cached(enum page_kind page)
 	}
 }
 
-static void fill_disk(void)
-{
-	static const char block[16 * PAGE];
-	struct uext4_file *f;
-	uint64_t at = 0;
-	uint32_t ino;
-	size_t done;
-
-	OK(uext4_create(fs, UEXT4_ROOT_INO, "fill", 4, &(struct uext4_new){ .mode = 0600 }, &ino));
-	OK(uext4_file_open(fs, ino, UEXT4_FILE_WRITE, &f));
-	for (size_t step = sizeof(block); step >= 512; step /= 2) {
-		while (uext4_pwrite(f, block, step, at, &done) == 0 && done == step)
-			at += step;
-	}
-	OK(uext4_fsync(f, 0));
-	uext4_file_close(f);
-}
-
 static void abort_journal(void)
 {
 	struct uext4_attr mode = { .valid = UEXT4_ATTR_MODE, .mode = 0600 };
@@ -252,7 +234,7 @@ static void prepare(const struct combination *c)
 		      &addr));
 	map = addr;
 	if (c->condition == FULL)
-		fill_disk();
+		kit_fill_disk(0);
 	make_cached(c->page);
 	if (c->condition == ABORTED)
 		abort_journal();

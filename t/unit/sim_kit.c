@@ -107,3 +107,27 @@ void kit_restore(void)
 {
 	memcpy(image_bytes, cut_bytes, image_size);
 }
+
+void kit_fill_disk(unsigned keep)
+{
+	static const char block[65536];
+	struct uext4_file *f;
+	uint64_t at = 0;
+	uint32_t ino;
+	size_t done;
+
+	OK(uext4_create(fs, UEXT4_ROOT_INO, "fill", 4, &(struct uext4_new){ .mode = 0600 }, &ino));
+	OK(uext4_file_open(fs, ino, UEXT4_FILE_WRITE, &f));
+	for (size_t step = sizeof(block); step >= 512; step /= 2) {
+		while (uext4_pwrite(f, block, step, at, &done) == 0 && done == step)
+			at += step;
+	}
+	OK(uext4_fsync(f, 0));
+	uext4_file_close(f);
+	if (keep > 0) {
+		struct uext4_attr size = { .valid = UEXT4_ATTR_SIZE, .size = at - keep * 1024 };
+
+		OK(uext4_setattr(fs, ino, &size));
+		OK(uext4_sync(fs));
+	}
+}

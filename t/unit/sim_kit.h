@@ -32,6 +32,8 @@ void kit_open_and_check(void);
 /* The image as it lies on the device at this moment: a power cut.  kit_restore() puts it back. */
 void kit_cut(void);
 void kit_restore(void);
+/* Writes a file until no block is free, and gives @keep blocks of 1 KiB back. */
+void kit_fill_disk(unsigned keep);
 /* A sum of its bytes at this moment. */
 uint64_t kit_sum(void);
 
