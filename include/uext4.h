@@ -331,7 +331,10 @@ enum uext4_file_flag {
 	UEXT4_FILE_APPEND = 1u << 1, /* every write goes to the end */
 	UEXT4_FILE_SYNC = 1u << 2,   /* every write is followed by what uext4_fsync() does */
 	UEXT4_FILE_DIRECT = 1u << 3, /* large aligned reads and writes may pass the cache by */
-	/* The writer is not privileged: setuid, setgid and capabilities go with the first write. */
+	/*
+	 * The writer is not privileged: setuid, setgid and capabilities go with the first write,
+	 * and reserved blocks are not for him, nor for stores through mappings of the file.
+	 */
 	UEXT4_FILE_KILL_PRIV = 1u << 4,
 	/* Writes leave mtime and ctime alone: the caller knows the times and sets them. */
 	UEXT4_FILE_KEEP_TIMES = 1u << 5,

@@ -72,6 +72,13 @@ int api_space_close(struct uext4_fs *fs)
 #define PROTS (UEXT4_PROT_READ | UEXT4_PROT_WRITE)
 #define MAP_FLAGS (UEXT4_MAP_SHARED | UEXT4_MAP_PRIVATE | UEXT4_MAP_POPULATE)
 
+static uint32_t map_flags(const struct uext4_file *file, uint32_t flags)
+{
+	return (flags & UEXT4_MAP_PRIVATE ? VM_MAP_PRIVATE : 0) |
+	       (flags & UEXT4_MAP_POPULATE ? VM_MAP_POPULATE : 0) |
+	       (file->flags & UEXT4_FILE_KILL_PRIV ? VM_MAP_UNPRIVILEGED : 0);
+}
+
 static uint32_t prot_of(uint32_t prot)
 {
 	return (prot & UEXT4_PROT_READ ? VM_PROT_READ : 0) |
@@ -99,9 +106,7 @@ int uext4_mmap(struct uext4_file *file, uint64_t offset, size_t length, uint32_t
 	err = space_get(fs, &vm_uffd, &space);
 	if (err == 0)
 		err = vm_map(space, file->ip, writable, offset, length, prot_of(prot),
-			     (shared ? 0 : VM_MAP_PRIVATE) |
-				     (flags & UEXT4_MAP_POPULATE ? VM_MAP_POPULATE : 0),
-			     &addr);
+			     map_flags(file, flags), &addr);
 	if (err == 0)
 		*ret_addr = (void *)addr;
 	return api_end_reap(fs, err);

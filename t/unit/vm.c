@@ -1170,8 +1170,8 @@ static void test_two_images(void **state)
 
 /* ---- when something is short or broken ----------------------------------------------------- */
 
-/* Takes every block there is; the file that has them. */
-static struct uext4_file *fill_disk(struct world *w)
+/* Takes every block that @more flags of a file let it have; the file that has them. */
+static struct uext4_file *fill_disk_as(struct world *w, uint32_t more)
 {
 	struct uext4_new new = { .mode = 0100644 };
 	static uint8_t data[MIB];
@@ -1181,7 +1181,7 @@ static struct uext4_file *fill_disk(struct world *w)
 	size_t done, step = MIB;
 
 	assert_int_equal(uext4_create(w->fs, UEXT4_ROOT_INO, "full", 4, &new, &ino), 0);
-	assert_int_equal(uext4_file_open(w->fs, ino, UEXT4_FILE_WRITE, &file), 0);
+	assert_int_equal(uext4_file_open(w->fs, ino, UEXT4_FILE_WRITE | more, &file), 0);
 	while (step >= 512) {
 		if (uext4_pwrite(file, data, step, at, &done) < 0)
 			done = 0;
@@ -1191,6 +1191,38 @@ static struct uext4_file *fill_disk(struct world *w)
 	}
 	assert_int_equal(uext4_fsync(file, 0), 0);
 	return file;
+}
+
+static struct uext4_file *fill_disk(struct world *w)
+{
+	return fill_disk_as(w, 0);
+}
+
+/* The reserved blocks are not for stores through a file of somebody without privileges. */
+static void test_reserved_blocks(void **state)
+{
+	struct uext4_file *full, *file;
+	struct world w;
+	void *addr;
+	uint8_t *p;
+
+	(void)state;
+	begin(&w, PLAIN, 16);
+	set_size(&w, 4 * PAGE);
+	p = map_shared(&w, 4 * PAGE);
+	assert_int_equal(uext4_file_open(w.fs, uext4_file_ino(w.file),
+					 UEXT4_FILE_WRITE | UEXT4_FILE_KILL_PRIV, &file),
+			 0);
+	assert_int_equal(uext4_mmap(file, 0, 4 * PAGE, RW, UEXT4_MAP_SHARED, &addr), 0);
+	full = fill_disk_as(&w, UEXT4_FILE_KILL_PRIV);
+	assert_int_equal(store_byte(&w, (uint8_t *)addr + PAGE, 1), SIGBUS);
+	assert_int_equal(store_byte(&w, p + 2 * PAGE, 2), 0);
+	assert_int_equal(get(&w, 2 * PAGE), 2);
+	uext4_file_close(full);
+	uext4_file_close(file);
+	unmap(&w, addr, 4 * PAGE);
+	unmap(&w, p, 4 * PAGE);
+	end(&w);
 }
 
 static void test_full_disk(void **state)
@@ -1888,6 +1920,7 @@ int main(int argc, char **argv)
 		BOTH(test_hook),
 		BOTH(test_buffers),
 		BOTH(test_two_images),
+		BOTH(test_reserved_blocks),
 		BOTH(test_full_disk),
 		BOTH(test_room_of_deleted),
 		BOTH(test_full_disk_inline),
