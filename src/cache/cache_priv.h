@@ -140,6 +140,15 @@ static inline void state_mark_hit(_Atomic uint32_t *state)
 		atomic_fetch_or_explicit(state, STATE_RECENT, memory_order_relaxed);
 }
 
+/* Takes the mark of recent use away; true if there was one. */
+static inline bool state_unmark(_Atomic uint32_t *state)
+{
+	if (!(atomic_load_explicit(state, memory_order_relaxed) & STATE_RECENT))
+		return false;
+	atomic_fetch_and_explicit(state, ~(uint32_t)STATE_RECENT, memory_order_relaxed);
+	return true;
+}
+
 /* ---- reclaim.c ------------------------------------------------------------------------------- */
 
 void reclaim_init(struct cache *cache);
@@ -189,10 +198,11 @@ bool buf_evict(struct buf *buf, struct index_hold *hold);
 
 bool page_evict(struct page *page, struct index_hold *hold);
 /*
- * References to pages in the index, at most @max, none behind @last; *@first is moved behind them.
+ * References to pages of @index, which is one of @m's two, that are in one of @states (0: any): at
+ * most @max, ascending, none behind @last; *@first is moved behind what was looked at.
  */
-size_t pages_find_any(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
-		      size_t max);
+size_t pages_find(struct mapping *m, struct xarray *index, uint32_t states, pgoff_t *first,
+		  pgoff_t last, struct page **ret_pages, size_t max);
 /* Locks a referenced page if that needs no waiting and it is still in @m. */
 bool page_trylock_in(struct mapping *m, struct page *page) MUST_CHECK;
 /* Only under the mapping's lock: there the page cannot be evicted before it is referenced (C2). */

@@ -168,21 +168,12 @@ bool mapping_retry_nospc(struct mapping *m, int err, unsigned *tries)
 
 /* ---- trimming -------------------------------------------------------------------------------- */
 
-/* Takes the mark of recent use away; true if there was one. */
-static bool unmark(struct page *page)
-{
-	if (!(atomic_load_explicit(&page->state, memory_order_relaxed) & STATE_RECENT))
-		return false;
-	atomic_fetch_and_explicit(&page->state, ~(uint32_t)STATE_RECENT, memory_order_relaxed);
-	return true;
-}
-
 /* Locks it if it can go; the caller has one reference. */
 static bool lock_to_trim(struct mapping *m, struct page *page)
 {
 	const uint32_t busy = STATE_DIRTY | STATE_WRITEBACK;
 
-	if (unmark(page) || !page_trylock_in(m, page))
+	if (state_unmark(&page->state) || !page_trylock_in(m, page))
 		return false;
 	if (!(atomic_load(&page->state) & busy) && page->reserved == 0 &&
 	    atomic_load(&page->refs) == 1)
@@ -209,7 +200,7 @@ static size_t trim_batch(struct mapping *m, pgoff_t *first, pgoff_t last, size_t
 	struct page *found[BATCH], *pages[BATCH];
 	size_t count, taken = 0;
 
-	count = pages_find_any(m, first, last, found, BATCH);
+	count = pages_find(m, &m->pages, 0, first, last, found, BATCH);
 	*ret_end = count == 0;
 	for (size_t i = 0; i < count; i++) {
 		if (taken < max && lock_to_trim(m, found[i]))

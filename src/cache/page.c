@@ -600,21 +600,23 @@ struct page *page_find_locked(struct mapping *m, pgoff_t index, bool wait, bool 
 	return NULL;
 }
 
-size_t pages_find_any(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
-		      size_t max)
+size_t pages_find(struct mapping *m, struct xarray *index, uint32_t states, pgoff_t *first,
+		  pgoff_t last, struct page **ret_pages, size_t max)
 {
-	uint64_t index = *first;
+	uint64_t at = *first;
 	struct page *page;
 	size_t count = 0;
 
 	rwlock_read(&m->lock);
-	while (count < max && (page = xarray_next(&m->pages, &index)) != NULL && index <= last) {
-		page_ref(page);
-		ret_pages[count++] = page;
-		index++;
+	while (count < max && (page = xarray_next(index, &at)) != NULL && at <= last) {
+		if (states == 0 || (atomic_load(&page->state) & states)) {
+			page_ref(page);
+			ret_pages[count++] = page;
+		}
+		at++;
 	}
 	rwlock_read_unlock(&m->lock);
-	*first = index;
+	*first = at;
 	return count;
 }
 

@@ -197,17 +197,6 @@ static bool slot_is_idle(const struct slab *slab, unsigned slot)
 	return atomic_load_explicit(slot_refs(slab, slot), memory_order_acquire) == 0;
 }
 
-/* Takes the mark of recent use away; true if there was one. */
-static bool slot_unmark(const struct slab *slab, unsigned slot)
-{
-	_Atomic uint32_t *state = slot_state(slab, slot);
-
-	if (!(atomic_load_explicit(state, memory_order_relaxed) & STATE_RECENT))
-		return false;
-	atomic_fetch_and_explicit(state, ~(uint32_t)STATE_RECENT, memory_order_relaxed);
-	return true;
-}
-
 static bool slot_evict(struct reclaim_shard *shard, struct slab *slab, unsigned slot,
 		       struct index_hold *hold) REQUIRES(&shard->lock)
 {
@@ -257,7 +246,7 @@ static bool shard_sweep(struct reclaim_shard *shard, enum slot_kind kind, size_t
 		for (; used != 0; used &= used - 1) {
 			unsigned slot = (unsigned)__builtin_ctzll(used);
 
-			if (slot_is_idle(slab, slot) && !slot_unmark(slab, slot))
+			if (slot_is_idle(slab, slot) && !state_unmark(slot_state(slab, slot)))
 				freed += slot_evict(shard, slab, slot, &hold);
 		}
 	}
@@ -273,7 +262,7 @@ static bool slab_is_idle(const struct slab *slab)
 	for (uint64_t used = ~slab->free & all_slots(slab); used != 0; used &= used - 1) {
 		unsigned slot = (unsigned)__builtin_ctzll(used);
 
-		if (!slot_is_idle(slab, slot) || slot_unmark(slab, slot))
+		if (!slot_is_idle(slab, slot) || state_unmark(slot_state(slab, slot)))
 			idle = false;
 	}
 	return idle;

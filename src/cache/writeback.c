@@ -298,21 +298,7 @@ int page_set_dirty(struct page *page, uint8_t parts)
 size_t mapping_find_dirty(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **ret_pages,
 			  size_t max)
 {
-	uint64_t index = *first;
-	struct page *page;
-	size_t count = 0;
-
-	rwlock_read(&m->lock);
-	while (count < max && (page = xarray_next(&m->dirty, &index)) != NULL && index <= last) {
-		if (page_is_dirty(page)) {
-			page_ref(page);
-			ret_pages[count++] = page;
-		}
-		index++;
-	}
-	rwlock_read_unlock(&m->lock);
-	*first = index;
-	return count;
+	return pages_find(m, &m->dirty, STATE_DIRTY, first, last, ret_pages, max);
 }
 
 void pages_start_writeback(struct page *const *pages, uint8_t *ret_parts, size_t count)
@@ -397,26 +383,6 @@ void pages_end_writeback(struct page *const *pages, const uint8_t *parts, size_t
 		mapping_unlist(m);
 }
 
-/* As mapping_find_dirty(), of pages under writeback. */
-static size_t find_writeback(struct mapping *m, pgoff_t *first, pgoff_t last, struct page **pages)
-{
-	uint64_t index = *first;
-	struct page *page;
-	size_t count = 0;
-
-	rwlock_read(&m->lock);
-	while (count < BATCH && (page = xarray_next(&m->dirty, &index)) != NULL && index <= last) {
-		if (page_is_writeback(page)) {
-			page_ref(page);
-			pages[count++] = page;
-		}
-		index++;
-	}
-	rwlock_read_unlock(&m->lock);
-	*first = index;
-	return count;
-}
-
 int mapping_flush(struct mapping *m, pgoff_t first, pgoff_t last)
 {
 	uint64_t seen = mapping_error_now(m);
@@ -428,7 +394,7 @@ int mapping_flush(struct mapping *m, pgoff_t first, pgoff_t last)
 	if (!mapping_is_dirty(m))
 		return 0;
 	err = mapping_writepages(m, first, last, true);
-	while ((count = find_writeback(m, &at, last, pages)) > 0) {
+	while ((count = pages_find(m, &m->dirty, STATE_WRITEBACK, &at, last, pages, BATCH)) > 0) {
 		for (size_t i = 0; i < count; i++)
 			page_wait_writeback(pages[i]);
 		pages_put(pages, count);
@@ -538,7 +504,7 @@ void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last)
 	size_t count, done;
 
 	lockrank_may_acquire(RANK_writeback);
-	while ((count = pages_find_any(m, &first, last, pages, BATCH)) > 0) {
+	while ((count = pages_find(m, &m->pages, 0, &first, last, pages, BATCH)) > 0) {
 		for (size_t i = 0; i < count; i += done)
 			drop_some(m, pages + i, count - i, &done);
 		pages_put(pages, count);
