@@ -215,8 +215,9 @@ struct mapping_ops {
  *
  * at: where a page below `pages` lies in that view; the same as long as the file is in memory.
  *
- * resize: the object is @pages long.  Growing may fail (-ENOMEM).  Shrinking cannot; no page behind
- * is in the index then (M8), and entries and memory behind are gone.
+ * resize: the object is @pages long, and frames.pages says so; when it shrinks, before entries and
+ * memory behind go.  Growing may fail (-ENOMEM).  Shrinking cannot; no page behind is in the index
+ * then (M8).
  *
  * protect: no entry of these pages is writable when it returns; what was stored before is in them.
  * They are locked.
@@ -243,7 +244,7 @@ struct frames_ops {
 struct frames {
 	const struct frames_ops *ops; /* c */
 	struct mapping *mapping;      /* c */
-	/* a: its length; changed under the inode's lock exclusive */
+	/* a: its length; changed by resize(), under the inode's lock exclusive */
 	_Atomic pgoff_t pages;
 	struct list cache_link; /* dirty: in the cache's list of mapped files */
 };

@@ -60,8 +60,7 @@ int mapping_extend_frames(struct mapping *m, pgoff_t pages)
 	if (f == NULL || pages <= atomic_load(&f->pages))
 		return 0;
 	err = f->ops->resize(f, pages);
-	if (err == 0)
-		atomic_store(&f->pages, pages);
+	assert(err < 0 || atomic_load(&f->pages) == pages);
 	return err;
 }
 
@@ -72,9 +71,8 @@ void mapping_cut_frames(struct mapping *m, pgoff_t pages)
 
 	if (f == NULL || pages >= atomic_load(&f->pages))
 		return;
-	atomic_store(&f->pages, pages);
 	err = f->ops->resize(f, pages);
-	assert(err == 0);
+	assert(err == 0 && atomic_load(&f->pages) == pages);
 	(void)err;
 }
 

@@ -200,7 +200,7 @@ static void memory_discard(struct frames *f, pgoff_t first, size_t count)
 static int memory_resize(struct frames *f, pgoff_t pages)
 {
 	struct vm_memory *mem = memory_of(f);
-	pgoff_t before = mem->length;
+	pgoff_t before = atomic_load(&f->pages);
 	int err;
 
 	if (pages >= before) {
@@ -209,12 +209,10 @@ static int memory_resize(struct frames *f, pgoff_t pages)
 			err = set_length(mem, pages);
 		if (err < 0)
 			return fail_in(err, "memory of a mapped file");
-		mem->length = pages;
 		atomic_store(&f->pages, pages);
 		return 0;
 	}
 	mutex_lock(&mem->rmap);
-	mem->length = pages;
 	atomic_store(&f->pages, pages);
 	zap_run(mem, pages, before - pages);
 	err = set_length(mem, pages);

@@ -52,7 +52,6 @@ struct vm_memory {
 	_Atomic size_t pins_count;	 /* a: of `pins`; changed under rmap */
 	struct cond unpinned;		 /* rmap: a pin ended */
 	int fd;				 /* c: the memfd */
-	pgoff_t length;			 /* of it, in pages; the inode's lock, exclusive */
 	uint64_t window_bytes;		 /* c */
 	/* a: NULL until the file is that long, then c */
 	_Atomic(uint8_t *) windows[VM_WINDOWS_MAX];

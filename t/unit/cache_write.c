@@ -248,9 +248,12 @@ static uint8_t *toy_at(struct frames *f, pgoff_t index)
 	return frames_of(f)->memory[index];
 }
 
-static int toy_resize(struct frames *f UNUSED, pgoff_t pages)
+static int toy_resize(struct frames *f, pgoff_t pages)
 {
-	return pages <= FILE_PAGES ? 0 : -ENOMEM;
+	if (pages > FILE_PAGES)
+		return -ENOMEM;
+	atomic_store(&f->pages, pages);
+	return 0;
 }
 
 static bool toy_pinned(struct frames *f, pgoff_t first, pgoff_t last, bool store UNUSED)
