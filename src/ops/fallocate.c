@@ -219,64 +219,6 @@ static int flush_clusters(struct inode *ip, const struct whole *w)
 	return err < 0 ? err : file_flush_cluster(ip, (uint64_t)w->end << bits, true);
 }
 
-/*
- * M5: a page is pinned that goes, or of which blocks go, as stores into it do not ask for new ones;
- * as cuts_pinned() in truncate.c.
- */
-static bool takes_pinned(const struct range *r)
-{
-	const unsigned bits = r->ip->fs->geom.block_bits;
-	struct whole w = whole_blocks(r);
-
-	return w.first < w.end &&
-	       mapping_is_pinned(&r->ip->pages, ((uint64_t)w.first << bits) >> PAGE_BITS,
-				 (((uint64_t)w.end << bits) - 1) >> PAGE_BITS);
-}
-
-/* Requires `invalidate` exclusive. */
-static int punch_blocks(const struct range *r)
-{
-	struct whole w = whole_blocks(r);
-	struct inode *ip = r->ip;
-	int err;
-
-	if (takes_pinned(r))
-		return -EAGAIN;
-	err = zero_edges(r);
-	if (err < 0 || w.first >= w.end)
-		return err;
-	err = flush_clusters(ip, &w);
-	if (err == 0)
-		err = file_settle_size(ip);
-	if (err < 0)
-		return err;
-	balloc_discard_prealloc(ip);
-	drop_whole(ip, &w);
-	err = remove_whole(ip, &w);
-	return err < 0 ? keep_zeros(ip, &w, err) : 0;
-}
-
-/* As the kernel: not behind the page of the file's end. */
-static int punch(struct range *r)
-{
-	struct inode *ip = r->ip;
-	int err;
-
-	if (r->start >= ip->size)
-		return 0;
-	if (r->end > ip->size)
-		r->end = round_down_pow2(ip->size, PAGE_BYTES) + PAGE_BYTES;
-	if (ip->state != INODE_BLOCKS) {
-		err = inline_convert(ip, true);
-		if (err < 0)
-			return err;
-	}
-	rwlock_write(&ip->invalidate);
-	err = punch_blocks(r);
-	rwlock_write_unlock(&ip->invalidate);
-	return err;
-}
-
 /* ---- ranges of zeros ------------------------------------------------------------------------- */
 
 static int unwrite(struct inode *ip, lblk_t logical, uint32_t count)
@@ -314,8 +256,27 @@ static int unwrite_whole(struct inode *ip, const struct whole *w)
 	return 0;
 }
 
+/* ---- both ------------------------------------------------------------------------------------ */
+
+/* What becomes of the whole blocks of a range. */
+enum clear { CLEAR_TO_HOLE, CLEAR_TO_UNWRITTEN };
+
+/*
+ * M5: a page is pinned that goes, or of which blocks go, as stores into it do not ask for new ones;
+ * as cuts_pinned() in truncate.c.
+ */
+static bool takes_pinned(const struct range *r)
+{
+	const unsigned bits = r->ip->fs->geom.block_bits;
+	struct whole w = whole_blocks(r);
+
+	return w.first < w.end &&
+	       mapping_is_pinned(&r->ip->pages, ((uint64_t)w.first << bits) >> PAGE_BITS,
+				 (((uint64_t)w.end << bits) - 1) >> PAGE_BITS);
+}
+
 /* Requires `invalidate` exclusive. */
-static int zero_range(const struct range *r)
+static int clear_range(const struct range *r, enum clear what)
 {
 	struct whole w = whole_blocks(r);
 	struct inode *ip = r->ip;
@@ -324,13 +285,40 @@ static int zero_range(const struct range *r)
 	if (takes_pinned(r))
 		return -EAGAIN;
 	err = zero_edges(r);
-	if (err == 0 && w.first < w.end)
-		err = file_settle_size(ip);
 	if (err < 0 || w.first >= w.end)
 		return err;
+	if (what == CLEAR_TO_HOLE)
+		err = flush_clusters(ip, &w);
+	if (err == 0)
+		err = file_settle_size(ip);
+	if (err < 0)
+		return err;
+	if (what == CLEAR_TO_HOLE)
+		balloc_discard_prealloc(ip);
 	drop_whole(ip, &w);
-	err = unwrite_whole(ip, &w);
+	err = what == CLEAR_TO_HOLE ? remove_whole(ip, &w) : unwrite_whole(ip, &w);
 	return err < 0 ? keep_zeros(ip, &w, err) : 0;
+}
+
+/* As the kernel: not behind the page of the file's end. */
+static int punch(struct range *r)
+{
+	struct inode *ip = r->ip;
+	int err;
+
+	if (r->start >= ip->size)
+		return 0;
+	if (r->end > ip->size)
+		r->end = round_down_pow2(ip->size, PAGE_BYTES) + PAGE_BYTES;
+	if (ip->state != INODE_BLOCKS) {
+		err = inline_convert(ip, true);
+		if (err < 0)
+			return err;
+	}
+	rwlock_write(&ip->invalidate);
+	err = clear_range(r, CLEAR_TO_HOLE);
+	rwlock_write_unlock(&ip->invalidate);
+	return err;
 }
 
 /* ---- the call -------------------------------------------------------------------------------- */
@@ -354,7 +342,7 @@ static int allocate_blocks(const struct range *r)
 	if (err == 0)
 		err = allocate_range(r);
 	if (err == 0 && (r->flags & UEXT4_FALLOC_ZERO_RANGE))
-		err = zero_range(r);
+		err = clear_range(r, CLEAR_TO_UNWRITTEN);
 	return err;
 }
 
