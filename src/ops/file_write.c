@@ -335,8 +335,8 @@ int file_grab_idle(struct inode *ip, pgoff_t index, struct page **ret_page)
 }
 
 /* Bytes [@at, @end) as far as they lie in page @index; they begin in the block of @at. */
-static int zero_in_page(struct inode *ip, pgoff_t index, uint64_t at, uint64_t end, bool in_block,
-			bool *ret_dirty)
+static int zero_page_tail(struct inode *ip, pgoff_t index, uint64_t at, uint64_t end, bool in_block,
+			  bool *ret_dirty)
 {
 	uint64_t start = index << PAGE_BITS;
 	size_t from = (size_t)(max_u64(at, start) - start);
@@ -368,7 +368,7 @@ int file_zero_tail(struct inode *ip, uint64_t at, enum file_tail tail, bool *ret
 	if (tail == FILE_TAIL_PAGE)
 		end = max_u64(end, round_up_pow2(at, PAGE_BYTES));
 	for (pgoff_t index = at >> PAGE_BITS; index << PAGE_BITS < end && err == 0; index++)
-		err = zero_in_page(ip, index, at, end, block_end > at, ret_dirty);
+		err = zero_page_tail(ip, index, at, end, block_end > at, ret_dirty);
 	return err;
 }
 

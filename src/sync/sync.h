@@ -39,6 +39,7 @@ enum lock_rank {
 #define ACQUIRES(...) TSA(acquire_capability(__VA_ARGS__))
 #define ACQUIRES_SHARED(...) TSA(acquire_shared_capability(__VA_ARGS__))
 #define TRY_ACQUIRES(...) TSA(try_acquire_capability(__VA_ARGS__))
+#define TRY_ACQUIRES_SHARED(...) TSA(try_acquire_shared_capability(__VA_ARGS__))
 #define RELEASES(...) TSA(release_capability(__VA_ARGS__))
 #define RELEASES_SHARED(...) TSA(release_shared_capability(__VA_ARGS__))
 #define NO_TSA TSA(no_thread_safety_analysis)
@@ -73,7 +74,7 @@ void rwlock_write(struct rwlock *l) ACQUIRES(*l);
 /* As if its key were @key: where a caller has an order of his own among locks of one rank. */
 void rwlock_write_as(struct rwlock *l, uint64_t key) ACQUIRES(*l);
 void rwlock_read_as(struct rwlock *l, uint64_t key) ACQUIRES_SHARED(*l);
-bool rwlock_tryread(struct rwlock *l) TSA(try_acquire_shared_capability(true, *l)) MUST_CHECK;
+bool rwlock_tryread(struct rwlock *l) TRY_ACQUIRES_SHARED(true, *l) MUST_CHECK;
 bool rwlock_trywrite(struct rwlock *l) TRY_ACQUIRES(true, *l) MUST_CHECK;
 void rwlock_write_unlock(struct rwlock *l) RELEASES(*l);
 

@@ -80,13 +80,17 @@ static enum vm_result failed(struct fault *f, int err)
 
 static bool is_beyond(const struct fault *f, pgoff_t index)
 {
-	struct inode *ip = f->vma->ip;
-	uint64_t size;
+	return index >= vm_file_pages(f->vma->ip);
+}
 
-	rwlock_read(&ip->xattr_lock);
-	size = ip->size;
-	rwlock_read_unlock(&ip->xattr_lock);
-	return index >= div_round_up(size, PAGE_BYTES);
+/* False: it must not wait, and would have to. */
+static bool lock_shared(const struct fault *f, struct rwlock *lock) TRY_ACQUIRES_SHARED(true, *lock)
+	NO_TSA
+{
+	if (!may_wait(f))
+		return rwlock_tryread(lock);
+	rwlock_read(lock);
+	return true;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -334,12 +338,8 @@ static enum vm_result fault_in_mapping(struct fault *f)
 	struct inode *ip = f->vma->ip;
 	enum vm_result result;
 
-	if (!may_wait(f)) {
-		if (!rwlock_tryread(&ip->invalidate))
-			return VM_RETRY;
-	} else {
-		rwlock_read(&ip->invalidate);
-	}
+	if (!lock_shared(f, &ip->invalidate))
+		return VM_RETRY;
 	result = fault_in_file(f);
 	rwlock_read_unlock(&ip->invalidate);
 	return result;
@@ -376,12 +376,8 @@ static enum vm_result fault_locked(struct fault *f) NO_TSA
 {
 	enum vm_result result;
 
-	if (!may_wait(f)) {
-		if (!rwlock_tryread(&f->space->lock))
-			return VM_RETRY;
-	} else {
-		rwlock_read(&f->space->lock);
-	}
+	if (!lock_shared(f, &f->space->lock))
+		return VM_RETRY;
 	result = fault_in_space(f);
 	rwlock_read_unlock(&f->space->lock);
 	return result;

@@ -626,10 +626,7 @@ static int read_piece(struct piece *piece, void *arg UNUSED)
 
 		cache_trim_frames(ip->fs->cache);
 		rwlock_read(&ip->invalidate);
-		rwlock_read(&ip->xattr_lock);
-		end = div_round_up(ip->size, PAGE_BYTES);
-		rwlock_read_unlock(&ip->xattr_lock);
-		end = min_u64(end, piece->first + piece->count);
+		end = min_u64(vm_file_pages(ip), piece->first + piece->count);
 		if (next < end)
 			count = min_u64(end - next, PAGES_BATCH_MAX);
 		good = count != 0 && pages_get(&ip->pages, next, count, 0, pages) == 0;

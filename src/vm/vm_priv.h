@@ -123,6 +123,17 @@ enum vm_result vm_fault_run(struct vm_space *space, uintptr_t addr, size_t pages
 int vm_watch_begin(struct inode *ip) MUST_CHECK;
 void vm_watch_end(struct inode *ip);
 
+/* How many pages the file has at this moment.  Takes xattr_lock. */
+static inline pgoff_t vm_file_pages(struct inode *ip)
+{
+	uint64_t size;
+
+	rwlock_read(&ip->xattr_lock);
+	size = ip->size;
+	rwlock_read_unlock(&ip->xattr_lock);
+	return div_round_up(size, PAGE_BYTES);
+}
+
 /* The mapping of @addr, or NULL. */
 struct vma *vm_find(struct vm_space *space, uintptr_t addr) REQUIRES_SHARED(&space->lock);
 
