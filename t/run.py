@@ -102,6 +102,7 @@ def suites(build):
         ("crash", script("t/crash.py", *common, *crash, "--full")),
         ("fulldisk", script("t/fulldisk.py", *common, *fulldisk, "--full")),
         ("roundtrip", script("t/roundtrip.py", *common, *world, "--full")),
+        ("valgrind", script("t/valgrind.py", *common)),
         ("bad images, all", script("t/bad.py", "--walk", at("asan", "uext4-walk"), "--flips", "2000")),
     ]
     return {
