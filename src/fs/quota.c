@@ -77,15 +77,17 @@ static struct dquot *find(struct quota *q, unsigned type, uint32_t id) REQUIRES(
 	return xarray_find(&q->dquots[type], id);
 }
 
-/* Puts @dq into the table, unless somebody was faster. */
+/* Puts @dq, as its record says, into the table, unless somebody was faster. */
 static int insert(struct quota *q, struct dquot *dq, bool *ret_inserted)
 {
 	int err = 0;
 
 	mutex_lock(&q->lock);
 	*ret_inserted = !find(q, dq->type, dq->id);
-	if (*ret_inserted)
+	if (*ret_inserted) {
+		decode(dq);
 		err = xarray_insert(&q->dquots[dq->type], dq->id, dq);
+	}
 	mutex_unlock(&q->lock);
 	return err;
 }
@@ -113,10 +115,8 @@ static int prepare_one(struct quota *q, unsigned type, uint32_t id)
 	dq->id = id;
 	dq->type = (uint8_t)type;
 	err = quota_file_find(&q->file[type], id, &dq->buf, &dq->offset);
-	if (err == 0) {
-		decode(dq);
+	if (err == 0)
 		err = insert(q, dq, &inserted);
-	}
 	if (err < 0 || !inserted)
 		dquot_free(dq);
 	return err;

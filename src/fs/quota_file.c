@@ -10,6 +10,8 @@
  *  QF2  A new record is whole or not there: all blocks it takes are had, and all that change are
  *       read, before the first byte changes.
  *  QF3  The size of the file is that of its blocks, used or not: zeros up to the end.
+ *  QF4  What is in a record is read and changed under the lock of struct quota: charges write into
+ *       the records beside the one that is looked for.
  */
 #include "fs/quota_priv.h"
 
@@ -96,6 +98,11 @@ static bool record_is_used(const struct v2r1_disk_dqblk *record)
 	return memcmp(record, &unused, sizeof(unused)) != 0;
 }
 
+static bool record_is_of(const struct v2r1_disk_dqblk *record, uint32_t id)
+{
+	return le32_get(record->dqb_id) == id && record_is_used(record);
+}
+
 /* ---- opening --------------------------------------------------------------------------------- */
 
 int quota_file_open(struct uext4_fs *fs, unsigned type, uint32_t ino, struct quota_file *f)
@@ -173,6 +180,8 @@ static int way_find(const struct quota_file *f, uint32_t id, struct way *w)
 static int find_in_records(const struct quota_file *f, uint32_t number, uint32_t id,
 			   struct buf **ret_buf, uint32_t *ret_offset)
 {
+	struct quota *q = f->ip->fs->quota;
+	uint32_t index = 0;
 	struct qblock b;
 	int err;
 
@@ -181,18 +190,18 @@ static int find_in_records(const struct quota_file *f, uint32_t number, uint32_t
 	err = block_get(f, number, &b);
 	if (err < 0)
 		return err;
-	for (uint32_t i = 0; i < QUOTA_RECORDS_PER_BLOCK; i++) {
-		const struct v2r1_disk_dqblk *record = record_at(&b, i);
-
-		if (le32_get(record->dqb_id) != id || !record_is_used(record))
-			continue;
-		*ret_offset = (uint32_t)((const uint8_t *)record - b.buf->data);
-		*ret_buf = b.buf;
-		return 0;
+	mutex_lock(&q->lock);
+	while (index < QUOTA_RECORDS_PER_BLOCK && !record_is_of(record_at(&b, index), id))
+		index++;
+	mutex_unlock(&q->lock);
+	if (index == QUOTA_RECORDS_PER_BLOCK) {
+		block_put(&b);
+		return corrupt("%s quota: block %u holds no record of %u", quota_names[f->type],
+			       number, id);
 	}
-	block_put(&b);
-	return corrupt("%s quota: block %u holds no record of %u", quota_names[f->type], number,
-		       id);
+	*ret_offset = (uint32_t)((const uint8_t *)record_at(&b, index) - b.buf->data);
+	*ret_buf = b.buf;
+	return 0;
 }
 
 /* ---- making ---------------------------------------------------------------------------------- */
@@ -323,22 +332,34 @@ static struct qblock *use_fresh(struct making *m)
 	return b;
 }
 
+/* The index of what was the first unused record and is that of m->id now (QF4). */
+static uint32_t fill_unused(struct making *m)
+{
+	struct quota *q = m->f->ip->fs->quota;
+	uint32_t index = 0;
+
+	mutex_lock(&q->lock);
+	while (index < QUOTA_RECORDS_PER_BLOCK && record_is_used(record_at(&m->records, index)))
+		index++;
+	if (index < QUOTA_RECORDS_PER_BLOCK)
+		*record_at(&m->records, index) = (struct v2r1_disk_dqblk){
+			.dqb_id = le32_make(m->id),
+			.dqb_itime = le64_make(m->id == 0), /* all zero would be no record */
+		};
+	mutex_unlock(&q->lock);
+	return index;
+}
+
 /* The record goes into m->records.  If it was the last one, that has no more room. */
 static int put_record(struct making *m, uint32_t *ret_offset)
 {
 	struct qt_disk_dqdbheader *head = records_head(&m->records);
 	struct v2_disk_dqinfo *info = info_of(&m->first);
-	uint32_t index = 0;
+	uint32_t index = fill_unused(m);
 
-	while (index < QUOTA_RECORDS_PER_BLOCK && record_is_used(record_at(&m->records, index)))
-		index++;
 	if (index == QUOTA_RECORDS_PER_BLOCK)
 		return corrupt("%s quota: block %u is said to have room", quota_names[m->f->type],
 			       m->records.number);
-	*record_at(&m->records, index) = (struct v2r1_disk_dqblk){
-		.dqb_id = le32_make(m->id),
-		.dqb_itime = le64_make(m->id == 0), /* all zero would be no record */
-	};
 	head->dqdh_entries = le16_make((uint16_t)(le16_get(head->dqdh_entries) + 1));
 	if (le16_get(head->dqdh_entries) >= QUOTA_RECORDS_PER_BLOCK) {
 		info->dqi_free_entry = head->dqdh_next_free;

@@ -9,6 +9,8 @@
  *    afterwards usage is what e2fsck and the verifier count, and nothing is promised any more.
  *  - The same with limits in the way: what is refused leaves no trace.
  *  - The same by several threads at once, with owners in common.
+ *  - Records are made, and looked for, while charges write into those beside them: also into that
+ *    of id 0, which is all zeros but for one byte when this owner uses nothing.
  *  - A hard limit stops writes, creation and chown, and changes nothing else; what was promised
  *    within the limit reaches the disk with all it needs.
  *  - No room for a new record, and the Nth allocation failing: nothing has changed.
@@ -618,6 +620,65 @@ static void threads_share_owners(void **state)
 	unlink(rig.path);
 }
 
+struct charger {
+	struct rig *rig;
+	struct inode *ip;
+	atomic_bool stop;
+};
+
+static void charge_and_discharge(void *arg)
+{
+	struct charger *charger = arg;
+
+	while (!atomic_load(&charger->stop)) {
+		MUST(charger->rig, charge(charger->rig, charger->ip, 1));
+		MUST(charger->rig, charge(charger->rig, charger->ip, -1));
+	}
+}
+
+static void records_are_made_beside_charges(void **state)
+{
+	struct quota_owner owner = { { 0 } };
+	struct dquot_account bytes, inodes;
+	struct rig rig;
+	struct charger charger = { .rig = &rig };
+	struct thread *thread;
+	struct dquot *nobody;
+
+	make(&rig, &recipes[USERS_ONLY]);
+	MUST(&rig, inode_get(rig.fs, UEXT4_ROOT_INO, &charger.ip));
+	MUST(&rig, quota_load(charger.ip));
+	nobody = dquot_of(&rig, 0, 0);
+	bytes = nobody->bytes;
+	inodes = nobody->inodes;
+	nobody->bytes.used = nobody->inodes.used = 0;
+
+	MUST(&rig, thread_create("charger", charge_and_discharge, &charger, &thread));
+	for (unsigned i = 1; i < IDS; i++) {
+		owner.id[0] = i;
+		MUST(&rig, quota_prepare(rig.fs, &owner));
+	}
+	for (unsigned i = 0; i < IDS; i++) {
+		const struct dquot *dq = dquot_of(&rig, 0, i);
+		uint32_t offset;
+		struct buf *buf;
+
+		MUST(&rig, quota_file_find(&rig.fs->quota->file[0], i, &buf, &offset));
+		assert_ptr_equal(buf, dq->buf);
+		assert_int_equal(offset, dq->offset);
+		buf_put(buf);
+	}
+	atomic_store(&charger.stop, true);
+	thread_join(thread);
+
+	nobody->bytes = bytes;
+	nobody->inodes = inodes;
+	MUST(&rig, charge(&rig, charger.ip, 0)); /* writes the record */
+	inode_put(charger.ip);
+	end(&rig);
+	unlink(rig.path);
+}
+
 /* ---- at the limit ---------------------------------------------------------------------------- */
 
 static void a_hard_limit_stops_and_breaks_nothing(void **state)
@@ -744,6 +805,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(usage_is_exact),
 		cmocka_unit_test(usage_is_exact_at_limits),
 		cmocka_unit_test(threads_share_owners),
+		cmocka_unit_test(records_are_made_beside_charges),
 		cmocka_unit_test(a_hard_limit_stops_and_breaks_nothing),
 		cmocka_unit_test(no_room_for_a_record),
 		cmocka_unit_test(the_nth_allocation_fails),
