@@ -689,6 +689,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->max_background = BACKGROUND_MAX;
 	conn->congestion_threshold = BACKGROUND_MAX * 3 / 4;
 	fuse_apply_conn_info_opts(server->conn_opts, conn);
+	/* O_TRUNC has to come as a request of its own: opens mostly do not come at all. */
+	conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
 	if (server->share)
 		init_shared(server, conn);
 	server->has_writeback = conn->want & FUSE_CAP_WRITEBACK_CACHE;

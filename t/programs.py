@@ -345,6 +345,20 @@ def posix(ctx):
         set_flags("f", flags_of("f") & ~FS_APPEND_FL)
         os.unlink("f")
 
+    def truncating_opens(d):
+        """Also behind the kernel's back: another mount shows what was really kept."""
+        for data in (b"long contents", b"short", b""):
+            with open("t", "wb") as f:
+                f.write(data)
+            expect("seen at once", open("t", "rb").read(), data)
+            os.chdir("/")
+            harness.run("fusermount3", "-u", d)
+            harness.wait_server_gone(image)
+            harness.run(ctx.options.uext4, "mount", image, d)
+            os.chdir(d)
+            expect("seen by the next mount", open("t", "rb").read(), data)
+        os.unlink("t")
+
     def appends(_):
         fds = [os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for _ in range(2)]
         for i in range(2000):
@@ -444,8 +458,8 @@ def posix(ctx):
         os.unlink("keep")
 
     for name, function in (("open unlinked", open_unlinked), ("renames", renames), ("holes", holes),
-                           ("flags", flags), ("appends", appends), ("direct", direct),
-                           ("locks", locks), ("handles", handles), ("times", times),
+                           ("flags", flags), ("truncating opens", truncating_opens), ("appends", appends),
+                           ("direct", direct), ("locks", locks), ("handles", handles), ("times", times),
                            ("many names", many_names), ("full", full)):
         ctx.test(name, on_mount(function))
 
