@@ -151,6 +151,26 @@ static struct uext4_time time_of(struct timespec t)
 	return (struct uext4_time){ .sec = t.tv_sec, .nsec = (uint32_t)t.tv_nsec };
 }
 
+/*
+ * A kernel that keeps what is written has the times of files, and says when they change: @attr is
+ * to set those there are.
+ */
+static int add_times(const struct server *server, uint32_t ino, struct uext4_attr *attr)
+{
+	struct uext4_stat stat;
+	int err;
+
+	if (!server->has_writeback)
+		return 0;
+	err = uext4_stat(server->fs, ino, &stat);
+	if (err < 0)
+		return err;
+	attr->valid |= UEXT4_ATTR_MTIME | UEXT4_ATTR_CTIME;
+	attr->mtime = stat.mtime;
+	attr->ctime = stat.ctime;
+	return 0;
+}
+
 void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		struct fuse_file_info *fi)
 {
@@ -177,13 +197,22 @@ void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		.mtime = time_of(attr->st_mtim),
 		.ctime = time_of(attr->st_ctim),
 	};
-	int err;
+	int err = 0;
 
 	for (size_t i = 0; i < sizeof(bits) / sizeof(bits[0]); i++) {
 		if (to_set & bits[i].from)
 			to.valid |= bits[i].to;
 	}
-	err = uext4_setattr(server_of(req)->fs, ino_of(node), &to);
+	/* A time that is now has a number as well: it is not the user who names one. */
+	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+		to.valid &= ~(uint32_t)UEXT4_ATTR_ATIME;
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		to.valid &= ~(uint32_t)UEXT4_ATTR_MTIME;
+	/* A size that comes without times is the one there was. */
+	if (to_set & FUSE_SET_ATTR_SIZE && !(to_set & FUSE_SET_ATTR_MTIME))
+		err = add_times(server_of(req), ino_of(node), &to);
+	if (!err)
+		err = uext4_setattr(server_of(req)->fs, ino_of(node), &to);
 	if (err < 0)
 		reply_error(req, err, ino_of(node));
 	else
@@ -247,18 +276,22 @@ int ioctl_set(const struct server *server, uint32_t ino, unsigned cmd, const voi
 
 /* ---- contents -------------------------------------------------------------------------------- */
 
+/* Whether what was written had been kept by the kernel or not: add_times(). */
+static enum handle_use write_use(const struct server *server)
+{
+	return server->has_writeback ? HANDLE_WRITEBACK : HANDLE_WRITE;
+}
+
 void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off_t offset,
 	      struct fuse_file_info *fi)
 {
-	const struct server *server = server_of(req);
-	const bool has_times = fi->writepage && server->has_writeback;
-	const enum handle_use use = has_times ? HANDLE_WRITEBACK : HANDLE_WRITE;
-	struct handles *handles = server->handles;
+	struct handles *handles = server_of(req)->handles;
 	struct open_file *file;
 	size_t written;
 	int err;
 
-	err = handles_get_file(handles, ino_of(node), use, &file);
+	(void)fi;
+	err = handles_get_file(handles, ino_of(node), write_use(server_of(req)), &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
@@ -274,7 +307,9 @@ void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off
 void op_fallocate(fuse_req_t req, fuse_ino_t node, int mode, off_t offset, off_t len,
 		  struct fuse_file_info *fi)
 {
-	struct handles *handles = server_of(req)->handles;
+	const struct server *server = server_of(req);
+	struct handles *handles = server->handles;
+	struct uext4_attr times = { 0 };
 	struct open_file *file;
 	int err;
 
@@ -284,8 +319,15 @@ void op_fallocate(fuse_req_t req, fuse_ino_t node, int mode, off_t offset, off_t
 		reply_error(req, err, ino_of(node));
 		return;
 	}
+	err = add_times(server, ino_of(node), &times);
 	/* The flags are those of fallocate(2). */
-	err = uext4_fallocate(file->file, (uint32_t)mode, (uint64_t)offset, (uint64_t)len);
+	if (!err)
+		err = uext4_fallocate(file->file, (uint32_t)mode, (uint64_t)offset, (uint64_t)len);
+	/* Those of an append-only file may not be set: then they are later ones. */
+	if (!err && times.valid) {
+		err = uext4_setattr(server->fs, ino_of(node), &times);
+		err = err == -EPERM ? 0 : err;
+	}
 	reply_status(req, err, ino_of(node));
 	handles_put_file(handles, file);
 }

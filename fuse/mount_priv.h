@@ -80,7 +80,7 @@ int handles_create(struct uext4_fs *fs, struct handles **ret_handles);
 void handles_destroy(struct handles *handles);
 
 /* An open regular file, shared by all who ask for the same inode. */
-/* HANDLE_WRITEBACK: what lay in the kernel's cache; it sets the times of such writes itself. */
+/* HANDLE_WRITEBACK: the kernel keeps what is written, and sets the times itself. */
 enum handle_use { HANDLE_READ, HANDLE_WRITE, HANDLE_WRITEBACK };
 
 struct open_file {
