@@ -219,6 +219,13 @@ void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		op_getattr(req, node, fi);
 }
 
+/* The mode follows an ACL; a kernel that does not enforce ACLs does not know. */
+static void follow_acl(const struct server *server, fuse_ino_t node, const char *name)
+{
+	if (!server->use_acl && !strcmp(name, "system.posix_acl_access"))
+		tell_changed(server, node);
+}
+
 void op_setxattr(fuse_req_t req, fuse_ino_t node, const char *name, const char *value, size_t size,
 		 int flags)
 {
@@ -228,6 +235,8 @@ void op_setxattr(fuse_req_t req, fuse_ino_t node, const char *name, const char *
 
 	if (!xattr_is_hidden(server, name, true))
 		err = uext4_xattr_set(server->fs, ino_of(node), name, value, size, how);
+	if (err == 0)
+		follow_acl(server, node, name);
 	reply_status(req, err, ino_of(node));
 }
 

@@ -65,6 +65,12 @@ void reply_error(fuse_req_t req, int err, uint32_t ino)
 	fuse_reply_err(req, -err);
 }
 
+void tell_changed(const struct server *server, fuse_ino_t node)
+{
+	if (server->session)
+		(void)fuse_lowlevel_notify_inval_inode(server->session, node, -1, 0);
+}
+
 void reply_status(fuse_req_t req, int err, uint32_t ino)
 {
 	if (err < 0)
@@ -609,6 +615,8 @@ static void op_ioctl(fuse_req_t req, fuse_ino_t node, unsigned cmd, void *arg,
 	(void)flags;
 	if (cmd == FS_IOC_SETFLAGS || cmd == FS_IOC_FSSETXATTR) {
 		err = ioctl_set(server_of(req), ino_of(node), cmd, in_buf, in_size);
+		if (err == 0)
+			tell_changed(server_of(req), node);
 		if (err < 0)
 			reply_error(req, err, ino_of(node));
 		else

@@ -17,6 +17,9 @@ void reply_status(fuse_req_t req, int err, uint32_t ino);
 /* Answers with the entry of @ino, which was just made or linked in @dir, or with @err. */
 void reply_new_entry(fuse_req_t req, int err, uint32_t ino, uint32_t dir);
 
+/* The kernel is to ask for the attributes of @node again; its pages stay. */
+void tell_changed(const struct server *server, fuse_ino_t node);
+
 bool xattr_is_hidden(const struct server *server, const char *name, bool is_privileged);
 /* i_flags, changed to what FS_IOC_FSSETXATTR's flags say. */
 uint32_t flags_with_xflags(uint32_t flags, uint32_t xflags);

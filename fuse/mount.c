@@ -335,6 +335,7 @@ static enum outcome run_session(struct mount *mount)
 					  sizeof(server_ops), &mount->server);
 	if (!mount->session)
 		return OUTCOME_USAGE;
+	mount->server.session = mount->session;
 	/* Before there is something that a signal would leave behind. */
 	block_signals(mount);
 	if (fuse_session_mount(mount->session, mount->dir) == 0) {

@@ -165,6 +165,7 @@ struct server {
 	struct handles *handles;
 	struct nodes *nodes; /* NULL: a read-only mount, where nothing goes */
 	struct share *share; /* NULL: the image belongs to the mount alone */
+	struct fuse_session *session; /* of a mount that has the image alone */
 	const struct mount_options *options;
 	struct fuse_conn_info_opts *conn_opts;
 	bool use_acl;	     /* the kernel enforces ACLs */
