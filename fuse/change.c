@@ -106,6 +106,18 @@ void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 	remove_name(req, parent, name, uext4_rmdir);
 }
 
+/* A directory has another parent: the listing of it that the kernel keeps says which one. */
+static void tell_moved(const struct server *server, uint32_t dir, const char *name)
+{
+	struct uext4_stat stat;
+	uint32_t ino;
+
+	if (uext4_lookup(server->fs, dir, name, strlen(name), &ino) < 0 ||
+	    uext4_stat(server->fs, ino, &stat) < 0 || !S_ISDIR(stat.mode) || !server->session)
+		return;
+	(void)fuse_lowlevel_notify_inval_inode(server->session, node_of(ino), 0, 0);
+}
+
 /* The flags of renameat2(2) are ours. */
 void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
 	       const char *new_name, unsigned flags)
@@ -118,6 +130,11 @@ void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t n
 		held = hold_name(server, ino_of(new_parent), new_name);
 	err = uext4_rename(server->fs, ino_of(parent), name, strlen(name), ino_of(new_parent),
 			   new_name, strlen(new_name), flags);
+	if (!err && parent != new_parent) {
+		tell_moved(server, ino_of(new_parent), new_name);
+		if (flags & UEXT4_RENAME_EXCHANGE)
+			tell_moved(server, ino_of(parent), name);
+	}
 	reply_status(req, err, ino_of(parent));
 	settle_hold(server, held);
 }
