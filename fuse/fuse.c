@@ -692,6 +692,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	server->has_no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
 	server->has_no_opendir = conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
 
+	/* What the kernel says of times has to be what is kept. */
+	if (server->seconds_only)
+		conn->time_gran = 1000000000;
 	conn->max_read = server->options->read_bytes_max;
 	conn->max_readahead = server->options->readahead_bytes;
 	conn->max_background = BACKGROUND_MAX;

@@ -170,6 +170,7 @@ struct server {
 	struct fuse_conn_info_opts *conn_opts;
 	bool use_acl;	     /* the kernel enforces ACLs */
 	bool hide_acl;	     /* ACLs are not shown as attributes */
+	bool seconds_only;   /* inodes have no room for fractions of them */
 	bool has_no_open;    /* the kernel opens files without asking, */
 	bool has_no_opendir; /* and directories; */
 	bool has_writeback;  /* it keeps what is written; all set by init */

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { COMPAT_EXT_ATTR = 0x8 };
+enum { COMPAT_EXT_ATTR = 0x8, INODE_BYTES_MIN = 128 };
 
 /*
  * A mount for one user shows him all of his image.  Where others are let in, or where it is asked
@@ -43,6 +43,7 @@ int session_add_args(struct server *server, struct mount_options *options,
 	int err;
 
 	server->options = options;
+	server->seconds_only = info->inode_size == INODE_BYTES_MIN;
 	snprintf(source, sizeof(source), "fsname=%s", real_image ? real_image : options->image);
 	free(real_image);
 	err = writable ? 0 : fuse_opt_add_opt(&list, "ro");
