@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A file system under test, as the random tests see it: the library (backend_uext4.c), or the
- * kernel's mount of the same image (backend_posix.c), so that one sequence of operations can be
- * given to both.
+ * A file system under test, as the random tests see it: the library (backend_uext4.c), the kernel's
+ * mount of the same image (backend_posix.c), or our own mount of it (backend_fuse.c), so that one
+ * sequence of operations can be given to all.
  *
  * Objects are nodes of the model; a backend finds its own by node->ino, or by the names the model
  * knows.  Everything returns 0 or a negative errno.  What a backend cannot do at all is
@@ -12,6 +12,8 @@
 #define T_BACKEND_H
 
 #include "model.h"
+
+#include <sys/types.h>
 
 #define BACKEND_CANNOT (-4096)
 
@@ -33,7 +35,8 @@ struct backend_dirent {
 
 struct backend_ops {
 	const char *name;
-	bool kernel;
+	bool kernel; /* system calls of root; */
+	bool fuse;   /* they end in our own mount */
 	int (*open)(struct backend *b);
 	int (*close)(struct backend *b);
 
@@ -94,14 +97,44 @@ struct backend_ops {
 struct backend {
 	const struct backend_ops *ops;
 	const char *image;
-	const char *mount_dir;		   /* of the kernel's */
-	const char *mount_options;	   /* of the kernel's */
+	const char *mount_dir;		   /* of the kernel's, or ours */
+	const char *mount_options;	   /* of the kernel's, or ours */
+	const char *program;		   /* that makes our mount */
+	pid_t server;			   /* of our mount */
 	struct uext4_open_options options; /* of the library's */
 	struct uext4_fs *fs;
 	int root;
 };
 
-extern const struct backend_ops backend_uext4, backend_posix;
+extern const struct backend_ops backend_uext4, backend_posix, backend_fuse;
+
+/* Linux' own ext4: what it does otherwise than it should is not held against it. */
+static inline bool backend_is_stock(const struct backend *b)
+{
+	return b->ops->kernel && !b->ops->fuse;
+}
+
+/* backend_fuse.c: what is not as with the kernel's mount. */
+int backend_fuse_open(struct backend *b);
+int backend_fuse_close(struct backend *b);
+/* What the kernel keeps of @file to write later is given to the server. */
+int backend_fuse_send(struct backend *b, void *file);
+
+/* By which system calls bytes go. */
+enum backend_way { WAY_PLAIN, WAY_VECTOR, WAY_DIRECT, WAY_APPEND, WAY_MAPPED };
+
+/* As read and write of backend_ops.  A load or store through a mapping stays within the file. */
+int backend_fuse_read(struct backend *b, void *file, enum backend_way way, void *buf, size_t len,
+		      uint64_t offset, size_t *ret_read);
+int backend_fuse_write(struct backend *b, void *file, enum backend_way way, const void *buf,
+		       size_t len, uint64_t offset, size_t *ret_written);
+/* By copy_file_range(2), or else by sendfile(2). */
+int backend_fuse_copy(struct backend *b, void *from, uint64_t from_offset, void *to,
+		      uint64_t to_offset, size_t len, bool by_range, size_t *ret_copied);
+/* backend_posix.c */
+int backend_posix_fd(void *file);
+int backend_fuse_tmpfile(struct backend *b, const struct target *t, const struct model_new *new,
+			 uint32_t flags, void **ret_file, uint32_t *ret_ino);
 
 /* The words for the last failure, where there are any. */
 const char *backend_error(const struct backend *b, int err);

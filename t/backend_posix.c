@@ -2,7 +2,7 @@
 /*
  * The kernel as a backend: the image is mounted through a loop device, nodes are found by their
  * names, one openat() a component.  File contents are read and written by system calls only, never
- * mapped.
+ * mapped (but with our own mount: backend_fuse.c).
  */
 #include "backend.h"
 #include "tool.h"
@@ -312,6 +312,7 @@ static int posix_stat(struct backend *b, const struct target *t, struct uext4_st
 {
 	struct place p PLACE_SCOPE = { .dir = -1 };
 	struct statx x;
+	struct fsxattr more = { 0 };
 	long flags = 0, generation = 0;
 	int err = find(b, t, &p), fd FD_SCOPE = -1;
 
@@ -345,12 +346,15 @@ static int posix_stat(struct backend *b, const struct target *t, struct uext4_st
 		if (fd < 0)
 			return fd;
 		if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 ||
-		    ioctl(fd, FS_IOC_GETVERSION, &generation) < 0)
+		    ioctl(fd, FS_IOC_GETVERSION, &generation) < 0 ||
+		    (b->ops->fuse && ioctl(fd, FS_IOC_FSGETXATTR, &more) < 0))
 			return -errno;
 		ret->flags = (uint32_t)flags;
 		ret->generation = (uint32_t)generation;
+		ret->projid = more.fsx_projid;
 	} else {
 		ret->flags = t->node->flags; /* no system call shows them */
+		ret->projid = t->node->projid;
 	}
 	return 0;
 }
@@ -404,6 +408,27 @@ static int set_flags(const struct place *p, uint32_t wanted)
 	return result(ioctl(fd, FS_IOC_SETFLAGS, &flags));
 }
 
+/* To nothing, as who writes a file anew does it. */
+static int truncate_by_open(const struct place *p)
+{
+	int fd FD_SCOPE = open_place(p, O_WRONLY | O_TRUNC);
+
+	return fd < 0 ? fd : 0;
+}
+
+static int set_project(const struct place *p, uint32_t projid)
+{
+	int fd FD_SCOPE = open_place(p, O_RDONLY);
+	struct fsxattr x;
+
+	if (fd < 0)
+		return fd;
+	if (ioctl(fd, FS_IOC_FSGETXATTR, &x) < 0)
+		return -errno;
+	x.fsx_projid = projid;
+	return result(ioctl(fd, FS_IOC_FSSETXATTR, &x));
+}
+
 static int posix_set_attr(struct backend *b, const struct target *t, const struct uext4_attr *a)
 {
 	const uint32_t owner = UEXT4_ATTR_UID | UEXT4_ATTR_GID;
@@ -437,12 +462,16 @@ static int posix_set_attr(struct backend *b, const struct target *t, const struc
 		 * part of it that only an open for writing makes, and dies without (truncate(2)
 		 * that makes such a file too large for its inode).
 		 */
-		if (stat(proc, &st) == 0 && S_ISREG(st.st_mode))
+		if (!b->ops->fuse && stat(proc, &st) == 0 && S_ISREG(st.st_mode))
 			writer = open(proc, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
 		return result(truncate(proc, (off_t)a->size));
 	}
+	if (v == (UEXT4_ATTR_SIZE | UEXT4_ATTR_MTIME_NOW))
+		return truncate_by_open(&p);
 	if (v == UEXT4_ATTR_FLAGS)
 		return set_flags(&p, a->flags);
+	if (v == UEXT4_ATTR_PROJID)
+		return set_project(&p, a->projid);
 	if (v & (UEXT4_ATTR_ATIME | UEXT4_ATTR_MTIME | UEXT4_ATTR_ATIME_NOW | UEXT4_ATTR_MTIME_NOW))
 		return set_times(&p, a);
 	return BACKEND_CANNOT;
@@ -585,7 +614,7 @@ static int posix_file_open(struct backend *b, const struct target *t, uint32_t f
 	return 0;
 }
 
-static int fd_of(void *file)
+int backend_posix_fd(void *file)
 {
 	return ((struct file *)file)->fd;
 }
@@ -593,7 +622,7 @@ static int fd_of(void *file)
 static void posix_file_close(struct backend *b, void *file)
 {
 	(void)b;
-	close(fd_of(file));
+	close(backend_posix_fd(file));
 	free(file);
 }
 
@@ -604,7 +633,7 @@ static int posix_read(struct backend *b, void *file, void *buf, size_t len, uint
 
 	(void)b;
 	while (done < len) {
-		ssize_t n = pread(fd_of(file), (uint8_t *)buf + done, len - done,
+		ssize_t n = pread(backend_posix_fd(file), (uint8_t *)buf + done, len - done,
 				  (off_t)(offset + done));
 
 		if (n < 0)
@@ -620,7 +649,7 @@ static int posix_read(struct backend *b, void *file, void *buf, size_t len, uint
 static int posix_write(struct backend *b, void *file, const void *buf, size_t len, uint64_t offset,
 		       size_t *ret_written)
 {
-	ssize_t n = pwrite(fd_of(file), buf, len, (off_t)offset);
+	ssize_t n = pwrite(backend_posix_fd(file), buf, len, (off_t)offset);
 
 	(void)b;
 	if (n < 0)
@@ -633,13 +662,13 @@ static int posix_fallocate_(struct backend *b, void *file, uint32_t flags, uint6
 			    uint64_t len)
 {
 	(void)b;
-	return result(fallocate(fd_of(file), (int)flags, (off_t)offset, (off_t)len));
+	return result(fallocate(backend_posix_fd(file), (int)flags, (off_t)offset, (off_t)len));
 }
 
 static int posix_seek(struct backend *b, void *file, uint64_t offset, enum uext4_seek what,
 		      uint64_t *ret_offset)
 {
-	off_t at = lseek(fd_of(file), (off_t)offset,
+	off_t at = lseek(backend_posix_fd(file), (off_t)offset,
 			 what == UEXT4_SEEK_DATA ? SEEK_DATA : SEEK_HOLE);
 
 	(void)b;
@@ -651,8 +680,10 @@ static int posix_seek(struct backend *b, void *file, uint64_t offset, enum uext4
 
 static int posix_fsync(struct backend *b, void *file, uint32_t flags)
 {
+	int fd = backend_posix_fd(file);
+
 	(void)b;
-	return result(flags & UEXT4_FSYNC_DATA ? fdatasync(fd_of(file)) : fsync(fd_of(file)));
+	return result(flags & UEXT4_FSYNC_DATA ? fdatasync(fd) : fsync(fd));
 }
 
 static int posix_fsync_node(struct backend *b, const struct target *t, uint32_t flags)
@@ -701,40 +732,54 @@ static int posix_cannot(struct backend *b)
 	return BACKEND_CANNOT;
 }
 
+/* What all mounts have in common. */
+#define SYSTEM_CALLS                    \
+	.lookup = posix_lookup,         \
+	.make = posix_make,             \
+	.link = posix_link,             \
+	.unlink = posix_unlink,         \
+	.rmdir = posix_rmdir,           \
+	.rename = posix_rename,         \
+	.stat = posix_stat,             \
+	.readlink = posix_readlink,     \
+	.set_attr = posix_set_attr,     \
+	.xattr_set = posix_xattr_set,   \
+	.xattr_get = posix_xattr_get,   \
+	.xattr_list = posix_xattr_list, \
+	.dir_open = posix_dir_open,     \
+	.dir_read = posix_dir_read,     \
+	.dir_close = posix_dir_close,   \
+	.file_open = posix_file_open,   \
+	.file_close = posix_file_close, \
+	.read = posix_read,             \
+	.write = posix_write,           \
+	.fallocate = posix_fallocate_,  \
+	.seek = posix_seek,             \
+	.fsync = posix_fsync,           \
+	.fsync_node = posix_fsync_node, \
+	.sync = posix_sync,             \
+	.statfs = posix_statfs,         \
+	.freeze = posix_cannot,         \
+	.thaw = posix_cannot,           \
+	.txn_begin = posix_cannot,      \
+	.txn_commit = posix_cannot,     \
+	.txn_cancel = posix_cannot
+
 const struct backend_ops backend_posix = {
 	.name = "kernel",
 	.kernel = true,
 	.open = posix_open,
 	.close = posix_close,
-	.lookup = posix_lookup,
-	.make = posix_make,
 	.tmpfile = posix_tmpfile,
-	.link = posix_link,
-	.unlink = posix_unlink,
-	.rmdir = posix_rmdir,
-	.rename = posix_rename,
-	.stat = posix_stat,
-	.readlink = posix_readlink,
-	.set_attr = posix_set_attr,
-	.xattr_set = posix_xattr_set,
-	.xattr_get = posix_xattr_get,
-	.xattr_list = posix_xattr_list,
-	.dir_open = posix_dir_open,
-	.dir_read = posix_dir_read,
-	.dir_close = posix_dir_close,
-	.file_open = posix_file_open,
-	.file_close = posix_file_close,
-	.read = posix_read,
-	.write = posix_write,
-	.fallocate = posix_fallocate_,
-	.seek = posix_seek,
-	.fsync = posix_fsync,
-	.fsync_node = posix_fsync_node,
-	.sync = posix_sync,
-	.statfs = posix_statfs,
-	.freeze = posix_cannot,
-	.thaw = posix_cannot,
-	.txn_begin = posix_cannot,
-	.txn_commit = posix_cannot,
-	.txn_cancel = posix_cannot,
+	SYSTEM_CALLS,
+};
+
+const struct backend_ops backend_fuse = {
+	.name = "mount",
+	.kernel = true,
+	.fuse = true,
+	.open = backend_fuse_open,
+	.close = backend_fuse_close,
+	.tmpfile = backend_fuse_tmpfile,
+	SYSTEM_CALLS,
 };

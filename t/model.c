@@ -313,16 +313,25 @@ static int check_dir(const struct model_node *dir, size_t len)
 	return 0;
 }
 
-/* May @e be taken out of its directory?  @dir_wanted: by a call that is for directories. */
-static int check_delete(const struct model_entry *e, bool dir_wanted)
+static int check_kind(const struct model_entry *e, bool dir_wanted)
 {
-	if (model_is_locked(e->dir) || model_is_locked(e->node))
-		return -EPERM;
 	if (dir_wanted && !model_is_dir(e->node))
 		return -ENOTDIR;
 	if (!dir_wanted && model_is_dir(e->node))
 		return -EISDIR;
 	return 0;
+}
+
+/* May @e be taken out of its directory?  @dir_wanted: by a call that is for directories. */
+static int check_delete(const struct model *m, const struct model_entry *e, bool dir_wanted)
+{
+	int err = m->rules.fuse ? check_kind(e, dir_wanted) : 0;
+
+	if (err < 0)
+		return err;
+	if (model_is_locked(e->dir) || model_is_locked(e->node))
+		return -EPERM;
+	return check_kind(e, dir_wanted);
 }
 
 static bool dir_is_full(const struct model *m, const struct model_node *dir)
@@ -489,7 +498,7 @@ int model_unlink(struct model *m, enum model_step step, struct model_node *dir, 
 	e = model_find(dir, name, len);
 	if (!e)
 		return -ENOENT;
-	err = check_delete(e, false);
+	err = check_delete(m, e, false);
 	if (err == 0 && step == MODEL_DO)
 		remove_name(m, e);
 	return err;
@@ -506,7 +515,7 @@ int model_rmdir(struct model *m, enum model_step step, struct model_node *dir, c
 	e = model_find(dir, name, len);
 	if (!e)
 		return -ENOENT;
-	err = check_delete(e, true);
+	err = check_delete(m, e, true);
 	if (err == 0 && e->node->entries_count > 0)
 		err = -ENOTEMPTY;
 	if (err == 0 && step == MODEL_DO)
@@ -521,7 +530,7 @@ static int check_rename(const struct model *m, const struct model_entry *from,
 {
 	const struct model_node *n = from->node;
 	bool exchange = flags & UEXT4_RENAME_EXCHANGE;
-	int err;
+	int err = 0;
 
 	if (flags & UEXT4_RENAME_NOREPLACE && to)
 		return -EEXIST;
@@ -533,11 +542,14 @@ static int check_rename(const struct model *m, const struct model_entry *from,
 		return exchange ? -EINVAL : -ENOTEMPTY;
 	if (to && to->node == n)
 		return 0;
-	err = check_delete(from, model_is_dir(n));
+	if (to && m->rules.fuse)
+		err = check_kind(to, model_is_dir(exchange ? to->node : n));
+	if (err == 0)
+		err = check_delete(m, from, model_is_dir(n));
 	if (err < 0)
 		return err;
 	if (to)
-		err = check_delete(to, model_is_dir(exchange ? to->node : n));
+		err = check_delete(m, to, model_is_dir(exchange ? to->node : n));
 	else if (new_dir->flags & MODEL_FL_IMMUTABLE)
 		err = -EPERM;
 	if (err < 0)

@@ -51,7 +51,8 @@ struct model_rules {
 	bool metadata_csum;
 	bool project;
 	bool dir_nlink;
-	bool kernel; /* system calls of root are asked, not the library */
+	bool kernel; /* system calls of root are asked, not the library; */
+	bool fuse;   /* and our own mount answers */
 };
 
 struct model_time {
@@ -116,6 +117,7 @@ struct model_node {
 	uint32_t generation;
 	uint32_t owner; /* the thread that alone may use it */
 	bool shared;	/* several threads do: its own attributes are not foreseen */
+	bool adrift;	/* its ctime is the kernel's own until the next mount */
 	size_t pool_index;
 };
 
@@ -207,6 +209,9 @@ void model_close(struct model *m, struct model_node *n);
 int model_write(struct model *m, enum model_step step, struct model_node *n, uint32_t file_flags,
 		uint64_t offset, const uint8_t *data, size_t len, uint64_t *ret_offset,
 		size_t *ret_len);
+/* Bytes within the file are stored through a mapping of it. */
+void model_store(struct model *m, struct model_node *n, uint64_t offset, const uint8_t *data,
+		 size_t len);
 int model_fallocate(struct model *m, enum model_step step, struct model_node *n,
 		    uint32_t file_flags, uint32_t flags, uint64_t offset, uint64_t len);
 /* What is there of [@offset, @offset + @len): how many bytes. */

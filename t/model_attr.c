@@ -30,11 +30,12 @@ static bool has_fractions(const struct model *m)
 static struct uext4_time clamped(const struct model *m, struct uext4_time t)
 {
 	int64_t min = INT32_MIN, max = INT32_MAX;
+	bool stock = m->rules.kernel && !m->rules.fuse;
 
 	if (has_fractions(m))
 		max = (INT64_C(1) << 34) - 1 + INT32_MIN;
 	/* The kernel knows no fractions in the first and last second. */
-	if (t.sec > max || t.sec < min || (m->rules.kernel && (t.sec == max || t.sec == min)))
+	if (t.sec > max || t.sec < min || (stock && (t.sec == max || t.sec == min)))
 		return (struct uext4_time){ .sec = t.sec <= min ? min : max };
 	if (!has_fractions(m))
 		t.nsec = 0;
@@ -301,6 +302,8 @@ static int set_acl(struct model *m, enum model_step step, struct model_node *n, 
 		/* None at all.  That there was none before is no error. */
 		if (step == MODEL_DO && xattr_remove(n, name))
 			model_touch(m, n, T(CTIME));
+		else if (step == MODEL_DO && m->rules.fuse)
+			model_touch_perhaps(m, n, T(CTIME));
 		return 0;
 	}
 	if (step == MODEL_ASK)
@@ -345,6 +348,13 @@ int model_xattr_set(struct model *m, enum model_step step, struct model_node *n,
 
 	if (size > XATTR_SIZE_MAX)
 		return -E2BIG;
+	/* An ACL is looked at before FUSE asks the server, who alone knows of flags. */
+	if (m->rules.fuse && is_acl(name) && model_is_locked(n)) {
+		int err = set_acl(m, MODEL_ASK, n, name, value, size);
+
+		if (err < 0 || (strcmp(name, DEFAULT) == 0 && !model_is_dir(n)))
+			return err;
+	}
 	if (n->flags & (MODEL_FL_IMMUTABLE | MODEL_FL_APPEND))
 		return -EPERM;
 	if (is_acl(name))
@@ -435,6 +445,9 @@ static int check_attr(const struct model *m, const struct model_node *n,
 				       UEXT4_ATTR_SIZE | UEXT4_ATTR_ATIME | UEXT4_ATTR_MTIME))
 		return -EPERM;
 	if (n->flags & MODEL_FL_IMMUTABLE && v & (UEXT4_ATTR_ATIME_NOW | UEXT4_ATTR_MTIME_NOW))
+		return -EPERM;
+	/* FUSE has the mtime of files, and gives a number for now. */
+	if (m->rules.fuse && model_is_reg(n) && model_is_locked(n) && v & UEXT4_ATTR_MTIME_NOW)
 		return -EPERM;
 	if (v & UEXT4_ATTR_CRTIME && !has_fractions(m))
 		return -EOPNOTSUPP;

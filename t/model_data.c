@@ -192,6 +192,13 @@ int model_write(struct model *m, enum model_step step, struct model_node *n, uin
 	return 0;
 }
 
+void model_store(struct model *m, struct model_node *n, uint64_t offset, const uint8_t *data,
+		 size_t len)
+{
+	model_put_bytes(n, offset, data, len);
+	model_touch(m, n, T(MTIME) | T(CTIME)); /* privileges stay */
+}
+
 int model_fallocate(struct model *m, enum model_step step, struct model_node *n,
 		    uint32_t file_flags, uint32_t flags, uint64_t offset, uint64_t len)
 {

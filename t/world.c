@@ -14,6 +14,7 @@
  *	--kernel DIR			the kernel's mount of the image at DIR does it: a judge of
  *					the model (and our checker and e2fsck of its image)
  *	--round-trips N --mount DIR	by turns the library and the kernel, N times each
+ *	--fuse UEXT4 --mount DIR	our own mount, made by the program UEXT4, at DIR does it
  *	--big-dir N			one directory gets N entries first
  *	--data-mode journal|writeback, --nodelalloc
  *	--scratch FILE			room for a copy of the image
@@ -99,6 +100,8 @@ static void print_repeat(const struct world *w)
 		fprintf(stderr, " --scratch %s", w->scratch);
 	if (w->round_trips)
 		fprintf(stderr, " --round-trips %d --mount %s", w->round_trips, w->posix.mount_dir);
+	else if (w->b->ops->fuse)
+		fprintf(stderr, " --fuse %s --mount %s", w->posix.program, w->posix.mount_dir);
 	else if (w->b == &w->posix)
 		fprintf(stderr, " --kernel %s", w->posix.mount_dir);
 	fprintf(stderr, " %s\n", w->library.image);
@@ -266,6 +269,36 @@ static void pick_mix(struct world *w)
 		w->library.options.commit_ms = 1 + (uint32_t)rnd_below(&r, 200);
 	if (rnd_one_in(&r, 6))
 		w->library.options.flags |= UEXT4_OPEN_NODELALLOC;
+}
+
+/* How our mount works. */
+static void pick_our_mount(struct world *w)
+{
+	static char text[200];
+	struct rng r = { mix64(~w->seed) };
+	size_t at = 0;
+
+	at += (size_t)sprintf(text, "rw");
+	/* Then the kernel checks permissions, and keeps ACLs. */
+	if (rnd_one_in(&r, 2))
+		at += (size_t)sprintf(text + at, ",allow_other,suid,dev");
+	if (rnd_one_in(&r, 2))
+		at += (size_t)sprintf(text + at, ",commit=1");
+	if (w->library.options.cache_bytes)
+		at += (size_t)sprintf(text + at, ",cache_size=%" PRIu64 "k",
+				      w->library.options.cache_bytes >> 10);
+	if (w->library.options.flags & UEXT4_OPEN_NODELALLOC)
+		at += (size_t)sprintf(text + at, ",nodelalloc");
+	if (rnd_one_in(&r, 4))
+		sprintf(text + at, ",max_threads=%u", 1 + (unsigned)rnd_below(&r, 4));
+	w->posix.mount_options = text;
+	/*
+	 * What the kernel keeps to write later cannot fail where it was written: no room and sizes
+	 * that are too large are left to t/programs.py.
+	 */
+	w->mix.tight = false;
+	if (w->mix.far > w->rules.size_max / 2)
+		w->mix.far = w->rules.size_max / 2;
 }
 
 /* ---- the image as it is at the start -------------------------------------------------------- */
@@ -555,6 +588,9 @@ static void reopen(struct actor *a, struct backend *next)
 	w->model->rules.kernel = next->ops->kernel;
 	must(a, w->b->ops->open(w->b), "open");
 	must(a, w->b->ops->statfs(w->b, &after), "statfs");
+	/* What has no name any more goes a little later than the kernel lets go of it. */
+	if (w->b->ops->fuse)
+		return;
 	if (before.blocks_free != after.blocks_free || before.inodes_free != after.inodes_free)
 		bad(a,
 		    "free blocks and inodes were %" PRIu64 ", %" PRIu64 ", and are %" PRIu64
@@ -578,13 +614,15 @@ static void pause_world(struct world *w, uint64_t leg)
 		must(a, w->b->ops->sync(w->b), "sync");
 	if (w->round_trips)
 		reopen(a, w->b == &w->posix ? &w->library : &w->posix);
-	else if (kind == 0 || (kind == 1 && w->b->ops->kernel))
+	else if (kind == 0 || (kind == 1 && w->b->ops->kernel) || w->b->ops->fuse)
 		reopen(a, w->b);
 	else if (kind == 1)
 		pause_frozen(a);
 	else if (w->scratch && !w->b->ops->kernel)
 		pause_copied(a);
 	compare_all(a);
+	for (struct model_node *n = w->model->nodes; n && w->b->ops->fuse; n = n->next)
+		n->adrift = false; /* a new mount */
 }
 
 /* ---- running -------------------------------------------------------------------------------- */
@@ -645,14 +683,17 @@ static void run_leg(struct world *w, uint64_t leg)
 static void start(struct world *w)
 {
 	w->library.ops = &backend_uext4;
-	w->posix.ops = &backend_posix;
+	w->posix.ops = w->posix.program ? &backend_fuse : &backend_posix;
 	w->posix.image = w->library.image;
 	read_rules(w);
 	w->posix.mount_options = "loop,noatime,noinit_itable";
 	pick_mix(w);
+	if (w->posix.program)
+		pick_our_mount(w);
 	umask(w->mix.umask);
 	pthread_mutex_init(&w->lock, NULL);
 	w->rules.kernel = w->b->ops->kernel;
+	w->rules.fuse = w->b->ops->fuse;
 	w->model = model_create(&w->rules);
 	w->model->gone = node_gone;
 	w->model->arg = w;
@@ -715,6 +756,7 @@ static void parse(struct world *w, int argc, char **argv)
 		{ "kernel", required_argument, NULL, 'K' },
 		{ "round-trips", required_argument, NULL, 'r' },
 		{ "mount", required_argument, NULL, 'm' },
+		{ "fuse", required_argument, NULL, 'F' },
 		{ "big-dir", required_argument, NULL, 'b' },
 		{ "data-mode", required_argument, NULL, 'd' },
 		{ "nodelalloc", no_argument, NULL, 'N' },
@@ -741,6 +783,10 @@ static void parse(struct world *w, int argc, char **argv)
 			break;
 		case 'r': w->round_trips = atoi(optarg); break;
 		case 'm': w->posix.mount_dir = optarg; break;
+		case 'F':
+			w->b = &w->posix;
+			w->posix.program = optarg;
+			break;
 		case 'b': w->big_dir = strtoull(optarg, NULL, 0); break;
 		case 'd':
 			w->library.options.data_mode = strcmp(optarg, "journal") == 0
@@ -759,6 +805,8 @@ static void parse(struct world *w, int argc, char **argv)
 	check_list(w->only);
 	check_list(w->without);
 	check_list(w->more);
+	if (w->posix.program && (!w->posix.mount_dir || w->round_trips))
+		die("--fuse needs --mount DIR and no --round-trips");
 	if (w->round_trips) {
 		if (!w->posix.mount_dir)
 			die("--round-trips needs --mount DIR");

@@ -149,6 +149,7 @@ struct world {
 	char *names[NAMES_MAX];
 	size_t names_count;
 	struct actor actors[THREADS_MAX];
+	uint64_t unsent;	       /* lock; bytes that may lie in the kernel still */
 	uint64_t checks;	       /* of the image by e2fsck and by our own checker */
 	bool named_only;	       /* compare_all(): what has no name is not there */
 	struct model_node *meeting[4]; /* directories that all threads use */
@@ -171,6 +172,9 @@ void pool_add(struct actor *a, struct model_node *n);
 void pool_rebuild(struct world *w);
 void node_gone(void *world, struct model_node *n);
 struct target target_of(struct actor *a, struct model_node *n);
+
+/* What the kernel keeps of a file to write later it writes: only our own mount needs this. */
+void send_kept(struct actor *a, void *file);
 
 /* ---- world_compare.c ------------------------------------------------------------------------ */
 

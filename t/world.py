@@ -7,6 +7,7 @@ For each kind of image, seeds one after the other on fresh images:
     library   the library changes it; e2fsck and our checker look at every pause
     scopes    the same with several changes that are committed or cancelled together
     kernel    the kernel's mount does the same, as a judge of the model and of our checker
+    fuse      our own mount does it, made anew at every pause, and with what only system calls can
     large     --full: many more operations, and where directories may be large one of a million names
 
 A seed that fails prints the command that repeats it; with --shrink the operations that are not
@@ -40,11 +41,12 @@ class World:
         return [self.ctx.options.world, "--seed", str(seed), "--ops", str(ops),
                 "--scratch", self.ctx.path("copy"), *more, self.ctx.path("image")]
 
-    def one(self, seed, ops, *more, mount=None):
+    def one(self, seed, ops, *more, mount=None, why_not=harness.why_no_kernel_mounts):
         how_made = self.fresh()
         argv = self.command(seed, ops, *more)
         try:
-            changes.call(self.ctx, how_made, *argv, mount=mount, timeout=self.ctx.options.timeout)
+            changes.call(self.ctx, how_made, *argv, mount=mount, why_not=why_not,
+                         timeout=self.ctx.options.timeout)
         except Failed as failed:
             if self.ctx.options.shrink and not mount:
                 failed.details = self.shrunk(argv, failed.details)
@@ -77,6 +79,14 @@ class World:
                 more = ["--threads", "1"] if "inline" in self.name else []
                 mount = self.ctx.path("mount")
                 self.one(seed, ops, "--kernel", mount, *more, mount=mount)
+        return test
+
+    def fuse(self, seeds, ops):
+        def test():
+            for seed in seeds:
+                mount = self.ctx.path("mount")
+                self.one(seed, ops, "--without", "txn", "--fuse", self.ctx.options.uext4, "--mount", mount,
+                         mount=mount, why_not=harness.why_no_fuse_for_root)
         return test
 
     # ---- leaving out what is not needed ----------------------------------------------------------
@@ -129,6 +139,7 @@ def job(kind):
         ctx.test("library", world.library(range(first, first + count), ops))
         ctx.test("scopes", world.scopes(range(first, first + max(count // 4, 1)), ops))
         ctx.test("kernel", world.kernel(range(first, first + max(count // 4, 1)), ops))
+        ctx.test("fuse", world.fuse(range(first, first + max(count // 2, 1)), ops))
         if options.full:
             world.size = full_size.get(world.name, world.size)
 
@@ -137,7 +148,7 @@ def job(kind):
                 world.one(first, 200000, "--legs", "50", "--without", "txn", *more)
             ctx.test("large", large)
 
-    return Job(kind[0], function, ["library", "scopes", "kernel", "large"])
+    return Job(kind[0], function, ["library", "scopes", "kernel", "fuse", "large"])
 
 
 def extra_options(parser):

@@ -17,6 +17,8 @@ void set_attr(struct actor *a, struct model_node *n, const struct uext4_attr *at
 	if (!judge_alloc(a, want, got))
 		return;
 	(void)model_set_attr(follow_call(a), MODEL_DO, n, attr);
+	if (attr->valid & (UEXT4_ATTR_FLAGS | UEXT4_ATTR_PROJID))
+		ctime_drifts(a, n);
 	unlock_model(a);
 	compare_stat(a, n);
 	if (model_is_reg(n) && attr->valid & UEXT4_ATTR_SIZE && rnd_one_in(&a->rng, 4) &&
@@ -36,6 +38,10 @@ void op_truncate(struct actor *a)
 	attr.size = rnd_one_in(&a->rng, 3) ? rnd_below(&a->rng, n->size + 1) : pick_offset(a, n);
 	if (!a->w->b->ops->kernel && rnd_one_in(&a->rng, 8))
 		attr.valid |= UEXT4_ATTR_KILL_PRIV;
+	if (a->w->b->ops->fuse && model_is_reg(n) && rnd_one_in(&a->rng, 4)) {
+		attr.valid |= UEXT4_ATTR_MTIME_NOW; /* by an open(2) */
+		attr.size = 0;
+	}
 	say_op(a, "truncate %u (inode %u) from %" PRIu64 " to %" PRIu64, n->id, n->ino, n->size,
 	       attr.size);
 	set_attr(a, n, &attr);
@@ -58,7 +64,7 @@ void op_chown(struct actor *a)
 	struct model_node *n = pick_node(a, NULL);
 	struct uext4_attr attr = { .valid = UEXT4_ATTR_UID | UEXT4_ATTR_GID };
 
-	if (!n || (model_is_dir(n) && !n->parent))
+	if (!n || (model_is_dir(n) && !n->parent) || loses_sticky(a, n))
 		return;
 	if (rnd_one_in(&a->rng, 3))
 		attr.valid = rnd_one_in(&a->rng, 2) ? UEXT4_ATTR_UID : UEXT4_ATTR_GID;
@@ -114,7 +120,7 @@ void op_project(struct actor *a)
 	struct model_node *n = pick_node(a, is_reg_or_dir);
 	struct uext4_attr attr = { .valid = UEXT4_ATTR_PROJID };
 
-	if (!a->w->rules.project || a->w->b->ops->kernel || !n || n == a->home)
+	if (!a->w->rules.project || backend_is_stock(a->w->b) || !n || n == a->home)
 		return;
 	if (n->flags & (MODEL_FL_IMMUTABLE | MODEL_FL_APPEND))
 		return;

@@ -65,6 +65,8 @@ static bool open_handle(struct actor *a, struct model_node *n, uint32_t flags, s
 	void *file = NULL;
 	int want, got;
 
+	if (opens_unasked(a, n, flags))
+		return false;
 	say_op(a, "open %u (inode %u), flags %u", n->id, n->ino, flags);
 	want = model_open(lock_model(a), MODEL_ASK, n, flags);
 	unlock_model(a);
@@ -137,32 +139,105 @@ static void check_some_contents(struct actor *a, struct handle *h)
 		compare_contents(a, h->node, h->file);
 }
 
-static void do_write(struct actor *a, struct handle *h, uint64_t offset, size_t len)
+/* The way, and what of the range can go it; in *h only the flags change. */
+static enum backend_way pick_way(struct actor *a, struct handle *h, bool is_write, uint64_t *offset,
+				 size_t *len)
 {
-	uint64_t at = offset, text = rnd(&a->rng);
+	uint64_t size = h->node->size;
+	enum backend_way way;
+
+	if (!a->w->b->ops->fuse || *len == 0 || (is_write && !(h->flags & UEXT4_FILE_WRITE)))
+		return WAY_PLAIN;
+	way = (enum backend_way)rnd_below(&a->rng, 8);
+	switch (way) {
+	case WAY_VECTOR: return way;
+	case WAY_DIRECT:
+		*offset -= *offset % MODEL_PAGE;
+		*len = (*len + MODEL_PAGE - 1) / MODEL_PAGE * MODEL_PAGE;
+		h->flags &= ~(uint32_t)UEXT4_FILE_APPEND;
+		return way;
+	case WAY_APPEND: h->flags |= UEXT4_FILE_APPEND; return is_write ? way : WAY_PLAIN;
+	case WAY_MAPPED:
+		if (*offset >= size)
+			return WAY_PLAIN;
+		if (*len > size - *offset)
+			*len = (size_t)(size - *offset);
+		return way;
+	default: return WAY_PLAIN;
+	}
+}
+
+/* From file to file inside the kernel. */
+static void do_copy(struct actor *a, struct handle *to, struct handle *from, uint64_t to_offset,
+		    size_t len)
+{
+	uint64_t from_offset = pick_offset(a, from->node), at = to_offset;
+	bool by_range = rnd_one_in(&a->rng, 2);
+	size_t can = 0, copied = 0;
+	int want, got;
+
+	if (from->node == to->node || to->flags & UEXT4_FILE_APPEND || !room_is_sure(a, len))
+		return;
+	len = model_read(from->node, from_offset, a->buf, len);
+	say_op(a,
+	       "copy %zu bytes at %" PRIu64 " of %u (inode %u) to %" PRIu64
+	       " of %u (inode %u, %" PRIu64 " bytes)",
+	       len, from_offset, from->node->id, from->node->ino, to_offset, to->node->id,
+	       to->node->ino, to->node->size);
+	want = model_write(lock_model(a), MODEL_ASK, to->node, to->flags, to_offset, NULL, len, &at,
+			   &can);
+	unlock_model(a);
+	got = backend_fuse_copy(begin_call(a), from->file, from_offset, to->file, to_offset, len,
+				by_range, &copied);
+	if (!judge(a, want, got))
+		return;
+	if (copied != len)
+		bad(a, "%zu bytes were copied, should be %zu", copied, len);
+	(void)model_write(follow_call(a), MODEL_DO, to->node, to->flags, to_offset, a->buf, len,
+			  &at, &can);
+	unlock_model(a);
+	check_some_contents(a, to);
+}
+
+static void do_write(struct actor *a, const struct handle *with, uint64_t offset, size_t len)
+{
+	uint64_t at, text = rnd(&a->rng);
 	size_t can = 0, written = 0;
+	struct handle copy = *with, *h = &copy;
+	enum backend_way way = pick_way(a, h, true, &offset, &len);
 	int want, got;
 
 	/* With small blocks not even what was just written is there. */
 	if (is_fragile(a) && a->w->rules.block_size < 4096)
 		return;
-	say_op(a, "write %zu bytes at %" PRIu64 " of %u (inode %u, %" PRIu64 " bytes), flags %u",
-	       len, offset, h->node->id, h->node->ino, h->node->size, h->flags);
+	if (!room_is_sure(a, len))
+		return;
+	say_op(a,
+	       "write %zu bytes at %" PRIu64 " of %u (inode %u, %" PRIu64
+	       " bytes), flags %u, way %u",
+	       len, offset, h->node->id, h->node->ino, h->node->size, h->flags, (unsigned)way);
 	want = model_write(lock_model(a), MODEL_ASK, h->node, h->flags, offset, NULL, len, &at,
 			   &can);
 	unlock_model(a);
-	fill_text(a->buf, at, len, text);
+	fill_text(a->buf, want < 0 ? offset : at, len, text);
 	if (rnd_one_in(&a->rng, 16))
 		memset(a->buf, 0, len);
-	got = begin_call(a)->ops->write(a->w->b, h->file, a->buf, len, offset, &written);
+	begin_call(a);
+	if (way == WAY_PLAIN)
+		got = a->w->b->ops->write(a->w->b, h->file, a->buf, len, offset, &written);
+	else
+		got = backend_fuse_write(a->w->b, h->file, way, a->buf, len, offset, &written);
 	if (!judge_space(a, want, got, len, false))
 		return;
 	if (written < can && a->in_txn)
 		a->txn_too_big = true; /* nothing more fits into the scope */
 	else if (written > can || (written < can && !space_is_short(a, len)))
 		bad(a, "%zu bytes were written, should be %zu", written, can);
-	(void)model_write(follow_call(a), MODEL_DO, h->node, h->flags, offset, a->buf, written, &at,
-			  &can);
+	if (way == WAY_MAPPED)
+		model_store(follow_call(a), h->node, offset, a->buf, written);
+	else
+		(void)model_write(follow_call(a), MODEL_DO, h->node, h->flags, offset, a->buf,
+				  written, &at, &can);
 	unlock_model(a);
 	check_some_contents(a, h);
 }
@@ -174,7 +249,17 @@ void op_write(struct actor *a)
 
 	if (!borrow(a, UEXT4_FILE_WRITE, rnd_one_in(&a->rng, 20), &h, &own))
 		return;
-	do_write(a, &h, pick_offset(a, h.node), pick_len(a));
+	if (a->w->b->ops->fuse && rnd_one_in(&a->rng, 6)) {
+		struct handle from;
+		bool own_from;
+
+		if (h.flags & UEXT4_FILE_WRITE && borrow(a, 0, true, &from, &own_from)) {
+			do_copy(a, &h, &from, pick_offset(a, h.node), pick_len(a));
+			give_back(a, &from, own_from);
+		}
+	} else {
+		do_write(a, &h, pick_offset(a, h.node), pick_len(a));
+	}
 	give_back(a, &h, own);
 }
 
@@ -193,9 +278,10 @@ void op_append(struct actor *a)
 
 void op_read(struct actor *a)
 {
+	enum backend_way way;
 	uint64_t offset;
 	size_t len, got = 0, want;
-	struct handle h;
+	struct handle h, as;
 	bool own;
 	int err;
 
@@ -203,9 +289,15 @@ void op_read(struct actor *a)
 		return;
 	offset = pick_offset(a, h.node);
 	len = pick_len(a);
-	say_op(a, "read %zu bytes at %" PRIu64 " of %u (inode %u)", len, offset, h.node->id,
-	       h.node->ino);
-	err = begin_call(a)->ops->read(a->w->b, h.file, a->buf, len, offset, &got);
+	as = h;
+	way = pick_way(a, &as, false, &offset, &len);
+	say_op(a, "read %zu bytes at %" PRIu64 " of %u (inode %u), way %u", len, offset, h.node->id,
+	       h.node->ino, (unsigned)way);
+	begin_call(a);
+	if (way == WAY_PLAIN)
+		err = a->w->b->ops->read(a->w->b, h.file, a->buf, len, offset, &got);
+	else
+		err = backend_fuse_read(a->w->b, h.file, way, a->buf, len, offset, &got);
 	if (judge(a, 0, err)) {
 		want = model_read(h.node, offset, a->buf2, len);
 		if (got != want)

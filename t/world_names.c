@@ -212,7 +212,7 @@ void op_rename(struct actor *a)
 					 new_name.len, flags);
 	if (!judge_alloc(a, want, got)) {
 		/* The kernel puts the whiteout there and takes it back when it is too late. */
-		if (flags & UEXT4_RENAME_WHITEOUT && a->w->b->ops->kernel) {
+		if (flags & UEXT4_RENAME_WHITEOUT && backend_is_stock(a->w->b)) {
 			model_may_have_touched(follow_call(a), dir);
 			unlock_model(a);
 		}
@@ -308,7 +308,7 @@ static void listing_judge(struct actor *a, const struct listing *l)
 {
 	const struct model_entry *e = NULL;
 
-	if (a->w->b->ops->kernel)
+	if (backend_is_stock(a->w->b))
 		return; /* it does not promise this while a directory grows an index */
 	while ((e = model_next_entry(l->node, e))) {
 		if (e->node->owner == a->number && e->born <= l->born && times_seen(l, e) != 1)

@@ -10,6 +10,8 @@
 #define TXN_OPS_MAX 24u
 #define ROOM_BYTES (3u << 20) /* with less left, no space is no surprise */
 #define ROOM_INODES 24u
+#define ROOM_UNSENT (4u << 20)	/* for what others write meanwhile */
+#define UNSENT_EACH (64u << 10) /* a write takes clusters, and blocks of maps */
 
 const char *const op_names[OP_KINDS] = {
 #define OP(name, weight) #name,
@@ -136,7 +138,53 @@ bool judge_alloc(struct actor *a, int want, int got)
  */
 bool is_fragile(const struct actor *a)
 {
-	return a->w->b->ops->kernel && a->w->has_inline_data;
+	return backend_is_stock(a->w->b) && a->w->has_inline_data;
+}
+
+bool opens_unasked(const struct actor *a, const struct model_node *n, uint32_t flags)
+{
+	return a->w->b->ops->fuse && flags & UEXT4_FILE_WRITE &&
+	       n->flags & (MODEL_FL_IMMUTABLE | MODEL_FL_APPEND);
+}
+
+void ctime_drifts(struct actor *a, struct model_node *n)
+{
+	if (a->w->b->ops->fuse && model_is_reg(n))
+		n->adrift = true;
+}
+
+bool loses_sticky(const struct actor *a, const struct model_node *n)
+{
+	return a->w->b->ops->fuse && n->mode & S_ISVTX && n->mode & (S_ISUID | S_ISGID);
+}
+
+bool room_is_sure(struct actor *a, uint64_t wanted)
+{
+	struct world *w = a->w;
+	uint64_t unsent;
+
+	if (!w->b->ops->fuse)
+		return true;
+	lock_model(a);
+	w->unsent += wanted + UNSENT_EACH;
+	unsent = w->unsent;
+	unlock_model(a);
+	if (!space_is_short(a, unsent + ROOM_UNSENT))
+		return true;
+	if (w->b->ops->sync(w->b) < 0)
+		bad(a, "writing back: %s", strerror(errno));
+	lock_model(a);
+	w->unsent = wanted + UNSENT_EACH;
+	unlock_model(a);
+	return !space_is_short(a, wanted + ROOM_UNSENT);
+}
+
+void send_kept(struct actor *a, void *file)
+{
+	int err = a->w->b->ops->fuse ? backend_fuse_send(a->w->b, file) : 0;
+
+	if (err < 0)
+		bad(a, "writing back: %s", words(err));
 }
 
 /* ---- choosing ------------------------------------------------------------------------------- */
@@ -344,6 +392,9 @@ struct uext4_time pick_time(struct actor *a)
 		t.sec = (int64_t)rnd_below(&a->rng, 2000000000);
 	else
 		t.sec = edges[rnd_below(&a->rng, sizeof(edges) / sizeof(edges[0]))];
+	/* FUSE does not know how late a time may be; how fine it is it does. */
+	if (a->w->b->ops->fuse && a->w->rules.inode_size == 128 && t.sec > INT32_MAX)
+		t.sec = INT32_MAX;
 	return t;
 }
 

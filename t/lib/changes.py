@@ -50,11 +50,12 @@ def unmount(directory):
     subprocess.run(["umount", "-l", directory], stderr=subprocess.DEVNULL, check=False)
 
 
-def call(ctx, how_made, program, *arguments, mount=None, timeout=900):
+def call(ctx, how_made, program, *arguments, mount=None, why_not=harness.why_no_kernel_mounts,
+         timeout=900):
     """Runs a test program; an exit status other than 0 is a failure that shows what it said."""
     entry = None
     if mount:
-        why = harness.why_no_kernel_mounts()
+        why = why_not()
         if why:
             raise Skip(why)
         os.makedirs(mount, exist_ok=True)

@@ -220,6 +220,11 @@ def why_no_fuse():
     return None if os.path.exists("/dev/fuse") else "no /dev/fuse"
 
 
+def why_no_fuse_for_root():
+    """The same for those tests that let root use the mount."""
+    return why_no_fuse() or (None if os.geteuid() == 0 else "needs root")
+
+
 # ---- jobs --------------------------------------------------------------------------------------
 
 
