@@ -230,6 +230,14 @@ void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		err = add_times(server_of(req), ino_of(node), &to);
 	if (!err)
 		err = uext4_setattr(server_of(req)->fs, ino_of(node), &to);
+	/*
+	 * Times that the kernel had kept come with a handle; those that a user names do not.  An
+	 * append-only file can only be touched.
+	 */
+	if (err == -EPERM && fi && to.valid == (UEXT4_ATTR_MTIME | UEXT4_ATTR_CTIME)) {
+		to.valid = UEXT4_ATTR_ATIME_NOW | UEXT4_ATTR_MTIME_NOW;
+		err = uext4_setattr(server_of(req)->fs, ino_of(node), &to);
+	}
 	if (err < 0)
 		reply_error(req, err, ino_of(node));
 	else
@@ -340,7 +348,7 @@ void op_fallocate(fuse_req_t req, fuse_ino_t node, int mode, off_t offset, off_t
 	int err;
 
 	(void)fi;
-	err = handles_get_file(handles, ino_of(node), HANDLE_WRITE, &file);
+	err = handles_get_file(handles, ino_of(node), write_use(server), &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;

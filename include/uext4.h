@@ -336,7 +336,11 @@ enum uext4_file_flag {
 	 * and reserved blocks are not for him, nor for stores through mappings of the file.
 	 */
 	UEXT4_FILE_KILL_PRIV = 1u << 4,
-	/* Writes leave mtime and ctime alone: the caller knows the times and sets them. */
+	/*
+	 * The caller was asked to write earlier: it has changed mtime and ctime, taken away
+	 * capabilities, and looked whether an append-only file is appended to.  All that is left
+	 * to it.
+	 */
 	UEXT4_FILE_KEEP_TIMES = 1u << 5,
 };
 

@@ -439,7 +439,8 @@ static int check_file_open(const struct inode *ip, uint32_t flags)
 		return 0;
 	if (inode_has_flag(ip, EXT4_IMMUTABLE_FL | EXT4_VERITY_FL))
 		return fail(-EPERM, "inode %u is immutable", ip->ino);
-	if (inode_has_flag(ip, EXT4_APPEND_FL) && !(flags & UEXT4_FILE_APPEND))
+	if (inode_has_flag(ip, EXT4_APPEND_FL) &&
+	    !(flags & (UEXT4_FILE_APPEND | UEXT4_FILE_KEEP_TIMES)))
 		return fail(-EPERM, "inode %u is append-only", ip->ino);
 	return fs_check_writable(ip->fs);
 }
