@@ -297,6 +297,7 @@ static void pick_our_mount(struct world *w)
 	 * that are too large are left to t/programs.py.
 	 */
 	w->mix.tight = false;
+	w->posix.ask_anew = w->mix.threads > 1;
 	if (w->mix.far > w->rules.size_max / 2)
 		w->mix.far = w->rules.size_max / 2;
 }
@@ -622,7 +623,7 @@ static void pause_world(struct world *w, uint64_t leg)
 		pause_copied(a);
 	compare_all(a);
 	for (struct model_node *n = w->model->nodes; n && w->b->ops->fuse; n = n->next)
-		n->adrift = false; /* a new mount */
+		n->adrift = 0; /* a new mount */
 }
 
 /* ---- running -------------------------------------------------------------------------------- */

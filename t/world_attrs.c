@@ -18,7 +18,7 @@ void set_attr(struct actor *a, struct model_node *n, const struct uext4_attr *at
 		return;
 	(void)model_set_attr(follow_call(a), MODEL_DO, n, attr);
 	if (attr->valid & (UEXT4_ATTR_FLAGS | UEXT4_ATTR_PROJID))
-		ctime_drifts(a, n);
+		time_drifts(a, n, MODEL_CTIME);
 	unlock_model(a);
 	compare_stat(a, n);
 	if (model_is_reg(n) && attr->valid & UEXT4_ATTR_SIZE && rnd_one_in(&a->rng, 4) &&

@@ -33,7 +33,7 @@ static void check_time(struct actor *a, struct model_node *n, const char *what,
 {
 	const struct model_time *t = &n->times[kind];
 
-	if (kind == MODEL_CTIME && n->adrift) {
+	if (n->adrift & 1u << kind) {
 		n->times[kind] = (struct model_time){ .t = seen };
 		return;
 	}

@@ -148,6 +148,8 @@ static enum backend_way pick_way(struct actor *a, struct handle *h, bool is_writ
 
 	if (!a->w->b->ops->fuse || *len == 0 || (is_write && !(h->flags & UEXT4_FILE_WRITE)))
 		return WAY_PLAIN;
+	if (is_write && h->node->flags & MODEL_FL_APPEND)
+		return WAY_PLAIN; /* a descriptor of its own may be another kind */
 	way = (enum backend_way)rnd_below(&a->rng, 8);
 	switch (way) {
 	case WAY_VECTOR: return way;
@@ -238,6 +240,11 @@ static void do_write(struct actor *a, const struct handle *with, uint64_t offset
 	else
 		(void)model_write(follow_call(a), MODEL_DO, h->node, h->flags, offset, a->buf,
 				  written, &at, &can);
+	if (h->node->flags & MODEL_FL_APPEND) {
+		time_drifts(a, h->node, MODEL_ATIME);
+		time_drifts(a, h->node, MODEL_MTIME);
+		time_drifts(a, h->node, MODEL_CTIME);
+	}
 	unlock_model(a);
 	check_some_contents(a, h);
 }
@@ -353,6 +360,10 @@ static void do_fallocate(struct actor *a, uint32_t flags)
 		return;
 	offset = pick_offset(a, h.node);
 	len = rnd_one_in(&a->rng, 20) ? 0 : pick_len(a);
+	if (a->w->b->ops->fuse && h.node->flags & MODEL_FL_APPEND) {
+		give_back(a, &h, own);
+		return;
+	}
 	say_op(a,
 	       "fallocate %" PRIu64 " bytes at %" PRIu64 " of %u (inode %u, %" PRIu64
 	       " bytes), flags %u",

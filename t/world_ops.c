@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <time.h>
 
-#define KERNEL_SLACK_NS 20000000 /* the kernel's clock for files ticks this seldom, at most */
 #define POOL_TRIES 12u
 #define TXN_OPS_MAX 24u
 #define ROOM_BYTES (3u << 20) /* with less left, no space is no surprise */
@@ -32,24 +31,19 @@ void say_op(struct actor *a, const char *fmt, ...)
 		fprintf(stderr, "%u:%" PRIu64 " %s\n", a->number, a->op, a->about);
 }
 
-static struct uext4_time now(void)
+static struct uext4_time now(clockid_t clock)
 {
 	struct timespec ts;
 
-	clock_gettime(CLOCK_REALTIME, &ts);
+	clock_gettime(clock, &ts);
 	return (struct uext4_time){ .sec = ts.tv_sec, .nsec = (uint32_t)ts.tv_nsec };
 }
 
 /* A call begins. */
 struct backend *begin_call(struct actor *a)
 {
-	a->before = now();
-	if (a->w->b->ops->kernel) {
-		int64_t ns = (int64_t)a->before.nsec - KERNEL_SLACK_NS;
-
-		a->before.sec -= ns < 0;
-		a->before.nsec = (uint32_t)(ns < 0 ? ns + 1000000000 : ns);
-	}
+	/* The kernel's clock for files only moves with its ticks. */
+	a->before = now(a->w->b->ops->kernel ? CLOCK_REALTIME_COARSE : CLOCK_REALTIME);
 	return a->w->b;
 }
 
@@ -58,7 +52,7 @@ struct model *follow_call(struct actor *a)
 {
 	pthread_mutex_lock(&a->w->lock);
 	a->w->model->now.lo = a->before;
-	a->w->model->now.hi = now();
+	a->w->model->now.hi = now(CLOCK_REALTIME);
 	return a->w->model;
 }
 
@@ -143,14 +137,16 @@ bool is_fragile(const struct actor *a)
 
 bool opens_unasked(const struct actor *a, const struct model_node *n, uint32_t flags)
 {
+	bool appends = flags & UEXT4_FILE_APPEND;
+
 	return a->w->b->ops->fuse && flags & UEXT4_FILE_WRITE &&
-	       n->flags & (MODEL_FL_IMMUTABLE | MODEL_FL_APPEND);
+	       n->flags & (appends ? MODEL_FL_IMMUTABLE : MODEL_FL_IMMUTABLE | MODEL_FL_APPEND);
 }
 
-void ctime_drifts(struct actor *a, struct model_node *n)
+void time_drifts(struct actor *a, struct model_node *n, enum model_time_kind kind)
 {
 	if (a->w->b->ops->fuse && model_is_reg(n))
-		n->adrift = true;
+		n->adrift |= 1u << kind;
 }
 
 bool loses_sticky(const struct actor *a, const struct model_node *n)
