@@ -736,37 +736,17 @@ static int posix_cannot(struct backend *b)
 }
 
 /* What all mounts have in common. */
-#define SYSTEM_CALLS                    \
-	.lookup = posix_lookup,         \
-	.make = posix_make,             \
-	.link = posix_link,             \
-	.unlink = posix_unlink,         \
-	.rmdir = posix_rmdir,           \
-	.rename = posix_rename,         \
-	.stat = posix_stat,             \
-	.readlink = posix_readlink,     \
-	.set_attr = posix_set_attr,     \
-	.xattr_set = posix_xattr_set,   \
-	.xattr_get = posix_xattr_get,   \
-	.xattr_list = posix_xattr_list, \
-	.dir_open = posix_dir_open,     \
-	.dir_read = posix_dir_read,     \
-	.dir_close = posix_dir_close,   \
-	.file_open = posix_file_open,   \
-	.file_close = posix_file_close, \
-	.read = posix_read,             \
-	.write = posix_write,           \
-	.fallocate = posix_fallocate_,  \
-	.seek = posix_seek,             \
-	.fsync = posix_fsync,           \
-	.fsync_node = posix_fsync_node, \
-	.sync = posix_sync,             \
-	.statfs = posix_statfs,         \
-	.freeze = posix_cannot,         \
-	.thaw = posix_cannot,           \
-	.txn_begin = posix_cannot,      \
-	.txn_commit = posix_cannot,     \
-	.txn_cancel = posix_cannot
+#define SYSTEM_CALLS                                                                              \
+	.lookup = posix_lookup, .make = posix_make, .link = posix_link, .unlink = posix_unlink,   \
+	.rmdir = posix_rmdir, .rename = posix_rename, .stat = posix_stat,                         \
+	.readlink = posix_readlink, .set_attr = posix_set_attr, .xattr_set = posix_xattr_set,     \
+	.xattr_get = posix_xattr_get, .xattr_list = posix_xattr_list, .dir_open = posix_dir_open, \
+	.dir_read = posix_dir_read, .dir_close = posix_dir_close, .file_open = posix_file_open,   \
+	.file_close = posix_file_close, .read = posix_read, .write = posix_write,                 \
+	.fallocate = posix_fallocate_, .seek = posix_seek, .fsync = posix_fsync,                  \
+	.fsync_node = posix_fsync_node, .sync = posix_sync, .statfs = posix_statfs,               \
+	.freeze = posix_cannot, .thaw = posix_cannot, .txn_begin = posix_cannot,                  \
+	.txn_commit = posix_cannot, .txn_cancel = posix_cannot
 
 const struct backend_ops backend_posix = {
 	.name = "kernel",

@@ -6,7 +6,8 @@ After each job the image must be clean for e2fsck and for `uext4 check`, and the
 must show the same tree that was seen through ours.
 
     programs  git, SQLite, tar and a build, rsync, fio with verify
-    posix     open files without names, renames, holes, flags, appends, direct I/O, locks, handles
+    posix     open files without names, renames, holes, flags, appends, direct I/O, locks, handles,
+              what is kept to write later, mappings, privileges that go with a change
     ends      SIGTERM, umount, kill -9 in the middle of an untar with fsyncs
 """
 
@@ -33,6 +34,9 @@ from lib.harness import Failed, Skip, run  # noqa: E402
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16
+FALLOC_COLLAPSE_RANGE, FALLOC_INSERT_RANGE, FALLOC_UNSHARE_RANGE = 8, 32, 64
+CAPABILITY = bytes([1, 0, 0, 2]) + bytes(16)  # version 2, effective
+NOBODY = 65534
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL = 0x10, 0x20, 0x40
 
@@ -252,13 +256,45 @@ def set_flags(path, flags):
         os.close(fd)
 
 
+def in_child(function, user=None):
+    """What function() does in a process of its own, of another user perhaps: "OK", or the name of
+    its error or signal.  A relative path finds files that `user` cannot reach from the root."""
+    pid = os.fork()
+    if pid == 0:
+        status = 255
+        try:
+            if user is not None:
+                os.setgroups([])
+                os.setresgid(user, user, user)
+                os.setresuid(user, user, user)
+            function()
+            status = 0
+        except OSError as err:
+            status = err.errno
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    code = os.waitstatus_to_exitcode(status)
+    return errno.errorcode.get(code, str(code)) if code else "OK"
+
+
 def posix(ctx):
     needs_mounts()
     image = images.plain(ctx.path("image"), size=64)
 
-    def on_mount(function):
+    def again(d, options="rw"):
+        """A new mount, which knows what was really kept."""
+        os.chdir("/")
+        harness.run("fusermount3", "-u", d)
+        harness.wait_server_gone(image)
+        harness.run(ctx.options.uext4, "mount", image, d, "-o", options)
+        os.chdir(d)
+
+    def on_mount(function, options="rw"):
         def test():
-            with mounted(ctx, image) as d:
+            with mounted(ctx, image, options) as d:
                 os.chdir(d)
                 try:
                     found = function(d)
@@ -351,13 +387,172 @@ def posix(ctx):
             with open("t", "wb") as f:
                 f.write(data)
             expect("seen at once", open("t", "rb").read(), data)
-            os.chdir("/")
-            harness.run("fusermount3", "-u", d)
-            harness.wait_server_gone(image)
-            harness.run(ctx.options.uext4, "mount", image, d)
-            os.chdir(d)
+            again(d)
             expect("seen by the next mount", open("t", "rb").read(), data)
         os.unlink("t")
+
+    def append_only(d):
+        """The kernel opens without asking, and writes back later: that has to be taken."""
+        with open("log", "w", encoding="ascii") as f:
+            f.write("1")
+        set_flags("log", flags_of("log") | FS_APPEND_FL)
+        for line in ("2", "3"):
+            again(d)
+            fd = os.open("log", os.O_WRONLY | os.O_APPEND)
+            os.write(fd, line.encode())
+            expect("fsync", errno_of(os.fsync, fd), "OK")
+            os.close(fd)
+        again(d)
+        expect("all lines", open("log", encoding="ascii").read(), "123")
+        expect("mtime moves", abs(time.time() - os.stat("log").st_mtime) < 3600, True)
+        expect("truncate", errno_of(os.truncate, "log", 0), "EPERM")
+        expect("a time that is named", errno_of(lambda: os.utime("log", (1, 1))), "EPERM")
+        # Linux allows it; the kernel's side of FUSE gives mtime as a number.
+        expect("a time that is now", errno_of(os.utime, "log"), "EPERM")
+        set_flags("log", flags_of("log") & ~FS_APPEND_FL)
+        os.unlink("log")
+
+    def kept_writes(d):
+        """What is set before data is written back stays behind it."""
+        fd = os.open("kept", os.O_RDWR | os.O_CREAT, 0o755)
+        os.write(fd, b"x" * 5000)
+        os.setxattr(fd, "security.capability", CAPABILITY)
+        os.setxattr(fd, "user.a", b"b")
+        os.fchmod(fd, 0o4755)
+        os.utime(fd, ns=(10**18, 10**18 + 5))
+        os.close(fd)
+        for _ in range(2):
+            st = os.stat("kept")
+            expect("mode", st.st_mode & 0o7777, 0o4755)
+            expect("mtime", st.st_mtime_ns, 10**18 + 5)
+            expect("attributes", sorted(os.listxattr("kept")), ["security.capability", "user.a"])
+            expect("bytes", open("kept", "rb").read(), b"x" * 5000)
+            again(d)
+        os.unlink("kept")
+
+    def mapped(d):
+        import mmap
+        fd = os.open("map", os.O_RDWR | os.O_CREAT, 0o600)
+        os.write(fd, b"a" * 10000)
+        one, two = mmap.mmap(fd, 10000), mmap.mmap(fd, 10000)
+        one[5000:5003] = b"one"
+        expect("the other mapping", two[4999:5004], b"aonea")
+        expect("read", os.pread(fd, 5, 4999), b"aonea")
+
+        def store():
+            mmap.mmap(fd, 10000)[9000:9005] = b"child"
+        expect("a store by a child", in_child(store), "OK")
+        expect("is seen", one[9000:9005], b"child")
+        os.pwrite(fd, b"write", 20)
+        expect("a write is seen", two[20:25], b"write")
+        os.ftruncate(fd, 100)
+        expect("behind the end", in_child(lambda: one[9000]), "SIGBUS")
+        os.ftruncate(fd, 10000)
+        expect("zeros behind what was cut", one[90:110], b"a" * 10 + bytes(10))
+        one[8000:8004] = b"last"
+        one.flush()
+        one.close()
+        two.close()
+        os.close(fd)
+        again(d)
+        want = bytearray(b"a" * 100 + bytes(9900))
+        want[20:25] = b"write"
+        want[8000:8004] = b"last"
+        expect("what was kept", open("map", "rb").read(), bytes(want))
+        os.unlink("map")
+
+    def copies(_):
+        """copy_file_range(2) and sendfile(2), and what ways of fallocate(2) there are not."""
+        data = os.urandom(3000000)
+        with open("from", "wb") as f:
+            f.write(data)
+        a, b = os.open("from", os.O_RDWR), os.open("to", os.O_RDWR | os.O_CREAT, 0o600)
+        done = 0
+        while done < len(data):
+            done += os.copy_file_range(a, b, len(data) - done, done, done)
+        expect("copied", os.pread(b, len(data), 0) == data, True)
+        expect("onto itself", errno_of(os.copy_file_range, a, a, 1000, 0, 500), "EINVAL")
+        expect("behind the end", os.copy_file_range(a, b, 1000, len(data), 0), 0)
+        os.lseek(b, 5, os.SEEK_SET)
+        expect("sent", os.sendfile(b, a, 100, 1000), 1000)
+        expect("what was sent", os.pread(b, 1000, 5), data[100:1100])
+        for mode in (FALLOC_COLLAPSE_RANGE, FALLOC_INSERT_RANGE, FALLOC_UNSHARE_RANGE, FALLOC_PUNCH_HOLE):
+            expect(f"fallocate {mode}", errno_of(fallocate, b, mode, 0, 4096), "ENOTSUP")
+        expect("fallocate", errno_of(fallocate, b, 0, 0, 0), "EINVAL")
+        # libfuse 3.14 has no request for it.
+        expect("O_TMPFILE", errno_of(os.open, ".", os.O_RDWR | os.O_TMPFILE, 0o600), "ENOTSUP")
+        os.close(a)
+        os.close(b)
+        os.unlink("from")
+        os.unlink("to")
+
+    def privileges(d):
+        """setuid, setgid and capabilities go when contents or owner change, or remain, as on ext4."""
+        def write(path):
+            fd = os.open(path, os.O_WRONLY)
+            os.pwrite(fd, b"y", 1)
+            os.close(fd)
+
+        def append(path):
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.write(fd, b"y")
+            os.close(fd)
+
+        def opened(path):
+            os.close(os.open(path, os.O_WRONLY | os.O_TRUNC))
+
+        def allocate(path):
+            fd = os.open(path, os.O_WRONLY)
+            fallocate(fd, 0, 0, 10000)
+            os.close(fd)
+
+        def copy(path):
+            a, b = os.open("source", os.O_RDONLY), os.open(path, os.O_WRONLY)
+            os.copy_file_range(a, b, 100)
+            os.close(a)
+            os.close(b)
+
+        ways = {"write": write, "append": append, "truncate": lambda p: os.truncate(p, 10), "open": opened,
+                "same size": lambda p: os.truncate(p, 100), "fallocate": allocate, "copy": copy}
+        # Of nobody's own files: another owner he cannot give them, a group of his he can.
+        own = {"chown": lambda p: os.chown(p, -1, NOBODY)}
+        as_root = {"chown": lambda p: os.chown(p, 12, 34), "chmod": lambda p: os.chmod(p, 0o6777)}
+        again(d, "rw,allow_other,suid,dev")
+        os.mkdir("p")
+        with open("source", "wb") as f:
+            f.write(b"s" * 100)
+        os.chmod("source", 0o644)
+        wanted = {}
+
+        def make(name, owner=0):
+            path = f"p/{name}"
+            with open(path, "wb") as f:
+                f.write(b"x" * 100)
+            os.chown(path, owner, owner)
+            os.chmod(path, 0o6777)
+            os.setxattr(path, "security.capability", CAPABILITY)
+            return path
+
+        def state(path):
+            return os.stat(path).st_mode & 0o7777, "security.capability" in os.listxattr(path)
+
+        for user, mode, some in ((NOBODY, 0o777, {**ways, **own}), (None, 0o6777, {**ways, **as_root})):
+            for name, way in some.items():
+                path = make(f"{name} {user}", NOBODY if user and name in own else 0)
+                expect(f"{name} by {user}", in_child(lambda: way(path), user), "OK")
+                wanted[path] = (0o777 if name == "chown" else mode, name == "chmod")
+        found = [f"{path}: {state(path)}, expected {want}" for path, want in wanted.items()
+                 if state(path) != want]
+        os.mkdir("p/dir")
+        os.chmod("p/dir", 0o6777)
+        os.chown("p/dir", 12, 34)
+        expect("a directory keeps its bits", os.stat("p/dir").st_mode & 0o7777, 0o6777)
+        again(d, "rw,allow_other,suid,dev")
+        found += [f"{path} after a new mount: {state(path)}, expected {want}" for path, want in wanted.items()
+                  if state(path) != want]
+        shutil.rmtree("p")
+        os.unlink("source")
+        return found
 
     def appends(_):
         fds = [os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) for _ in range(2)]
@@ -458,7 +653,9 @@ def posix(ctx):
         os.unlink("keep")
 
     for name, function in (("open unlinked", open_unlinked), ("renames", renames), ("holes", holes),
-                           ("flags", flags), ("truncating opens", truncating_opens), ("appends", appends),
+                           ("flags", flags), ("truncating opens", truncating_opens), ("append-only", append_only),
+                           ("kept writes", kept_writes), ("mapped", mapped), ("copies", copies),
+                           ("privileges", privileges), ("appends", appends),
                            ("direct", direct), ("locks", locks), ("handles", handles), ("times", times),
                            ("many names", many_names), ("full", full)):
         ctx.test(name, on_mount(function))
@@ -569,8 +766,8 @@ def mounted_by_hand(ctx, image):
 JOBS = [
     harness.Job("programs", programs, ["git", "sqlite wal", "sqlite delete", "tar and build", "rsync",
                                        "fio"]),
-    harness.Job("posix", posix, ["open unlinked", "renames", "holes", "flags", "appends", "direct",
-                                 "locks", "handles", "times", "many names", "full"]),
+    harness.Job("posix", posix, ["open unlinked", "renames", "holes", "flags", "truncating opens", "append-only",
+                                 "kept writes", "mapped", "copies", "privileges", "appends", "direct", "locks", "handles", "times", "many names", "full"]),
     harness.Job("ends", ends, ["sigterm", "kill", "busy"]),
 ]
 
