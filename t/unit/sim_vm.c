@@ -89,10 +89,14 @@ enum scenario_flag {
 	SMALL_CACHE = 1u << 4,
 	MAP_FIRST = 1u << 5, /* the mapping is older than what is in the file */
 	PRIVATE = 1u << 6,
-	NEARLY_FULL = 1u << 7, /* three blocks are free */
-	BROKEN = 1u << 8,      /* the device fails: calls may, but what is in memory stays */
-	NO_MEMORY = 1u << 9,   /* one allocation fails: what failed happened or did not */
+	NEARLY_FULL = 1u << 7,	/* three blocks are free */
+	BROKEN = 1u << 8,	/* the device fails: calls may, but what is in memory stays */
+	NO_MEMORY = 1u << 9,	/* one allocation fails: what failed happened or did not */
+	EXTRA_GROWS = 1u << 10, /* the file was made when less behind an inode was wanted */
 };
+
+/* i_extra_isize: as far as i_crtime; i_projid, and some room. */
+enum { EXTRA_BEFORE = 24, EXTRA_BEHIND = 44 };
 
 struct scenario {
 	const char *name, *image;
@@ -821,6 +825,8 @@ static void prepare(void)
 		OK(uext4_mmap_soft_for_test(fs, &space));
 	}
 	sync_set_user_copy(vm_soft_user_copy_in, vm_soft_user_copy_out);
+	if (scenario->flags & EXTRA_GROWS)
+		fs->geom.extra_isize_want = EXTRA_BEFORE;
 	OK(uext4_create(fs, UEXT4_ROOT_INO, "f", 1, &(struct uext4_new){ .mode = 0644 },
 			&file_ino));
 	OK(uext4_file_open(fs, file_ino, UEXT4_FILE_WRITE, &file));
@@ -835,6 +841,8 @@ static void prepare(void)
 		map_file();
 	if (scenario->flags & (FULL | NEARLY_FULL))
 		kit_fill_disk(scenario->flags & FULL ? 0 : 3);
+	if (scenario->flags & EXTRA_GROWS)
+		fs->geom.extra_isize_want = EXTRA_BEHIND;
 	if (scenario->flags & CUT)
 		OK(uext4_sync(fs));
 	start = read_file();
@@ -895,6 +903,17 @@ static int judge_broken(void)
 	return 0;
 }
 
+static unsigned extra_size(void)
+{
+	struct inode *ip;
+	unsigned size;
+
+	OK(inode_get(fs, file_ino, &ip));
+	size = le16_get(ip->raw->i_extra_isize);
+	inode_put(ip);
+	return size;
+}
+
 static int body(void *arg)
 {
 	struct contents before, after;
@@ -918,6 +937,8 @@ static int body(void *arg)
 	free = free_blocks();
 	OK(uext4_close(fs));
 	kit_open_and_check();
+	if (scenario->flags & EXTRA_GROWS && extra_size() != EXTRA_BEHIND)
+		sim_fail("the extra area has %u bytes", extra_size());
 	after = read_file();
 	if (free_blocks() != free)
 		sim_fail("%llu blocks are free, and were %llu while it was open",
