@@ -123,7 +123,7 @@ static int mount_and_serve(struct uext4_mount *mount)
 	if (err < 0)
 		return err;
 	/* It says what failed, but not by a number. */
-	err = fuse_session_mount(mount->session, mount->dir) < 0 ? -EIO : 0;
+	err = wire_mount(mount->session, mount->dir) < 0 ? -EIO : 0;
 	if (!err) {
 		err = start_thread(mount);
 		if (err)

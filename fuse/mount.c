@@ -338,7 +338,7 @@ static enum outcome run_session(struct mount *mount)
 	mount->server.session = mount->session;
 	/* Before there is something that a signal would leave behind. */
 	block_signals(mount);
-	if (fuse_session_mount(mount->session, mount->dir) == 0) {
+	if (wire_mount(mount->session, mount->dir) == 0) {
 		if (chdir("/") < 0)
 			outcome = complain("/", -errno);
 		else

@@ -85,8 +85,8 @@ enum handle_use { HANDLE_READ, HANDLE_WRITE, HANDLE_WRITEBACK };
 
 struct open_file {
 	uint32_t ino;
-	unsigned users;	 /* requests that work with it now */
-	bool is_private; /* not in the table: there was no room */
+	unsigned users;	    /* requests that work with it now */
+	bool is_private;    /* not in the table: there was no room */
 	enum handle_use use;
 	bool is_forgotten;  /* the last user closes it */
 	uint64_t used_last; /* for the choice of whom to close */
@@ -157,17 +157,41 @@ void share_end(struct share *share);
 int share_open(struct share *share, uint32_t ino, bool *ret_direct);
 void share_release(struct share *share, uint32_t ino, bool direct);
 
+/* ---- wire.c --------------------------------------------------------------------------------- */
+
+/* Between INIT and its answer, which one thread gives before all others have anything to do. */
+struct wire {
+	uint64_t init_unique;
+	uint32_t promised; /* FUSE_* flags that the answer gets; 0: no INIT, or nothing to add */
+};
+
+/* As fuse_session_mount(); the session's userdata is a struct server. */
+int wire_mount(struct fuse_session *session, const char *dir);
+/* Of the request that the calling thread has read last: */
+/* who asks; 0: the kernel itself, or it does not say. */
+uint32_t wire_task(void);
+/* Does it take setuid and setgid from the file? */
+bool wire_kills_privileges(void);
+
+/*
+ * A descriptor of the connection for the calling thread alone, if it may have one: several that
+ * read one descriptor get in each other's way.
+ */
+void wire_open_own(struct fuse_session *session);
+void wire_close_own(void);
+
 /* ---- fuse.c --------------------------------------------------------------------------------- */
 
 /* The server of one mount; every field is constant once init has been answered. */
 struct server {
 	struct uext4_fs *fs;
 	struct handles *handles;
-	struct nodes *nodes; /* NULL: a read-only mount, where nothing goes */
-	struct share *share; /* NULL: the image belongs to the mount alone */
+	struct nodes *nodes;	      /* NULL: a read-only mount, where nothing goes */
+	struct share *share;	      /* NULL: the image belongs to the mount alone */
 	struct fuse_session *session; /* of a mount that has the image alone */
 	const struct mount_options *options;
 	struct fuse_conn_info_opts *conn_opts;
+	struct wire wire;
 	bool use_acl;	     /* the kernel enforces ACLs */
 	bool hide_acl;	     /* ACLs are not shown as attributes */
 	bool seconds_only;   /* inodes have no room for fractions of them */
@@ -193,7 +217,13 @@ static inline fuse_ino_t node_of(uint32_t ino)
 /* What libfuse is told beyond what the user says; sets @server's options, and what ACLs mean. */
 int session_add_args(struct server *server, struct mount_options *options,
 		     const struct uext4_info *info, bool writable);
-/* Answers until the end of the mount; 0, or why not. */
+
+/* ---- loop.c --------------------------------------------------------------------------------- */
+
+/*
+ * Answers until the end of the mount, or until fuse_session_exit() and a signal (SIGUSR2, caught)
+ * to the calling thread; 0, or why not.
+ */
 int session_loop(struct fuse_session *session, const struct mount_options *options);
 
 #endif

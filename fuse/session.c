@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * What every session with the kernel needs, whoever starts it: the words that libfuse is told, and
- * the threads that answer.
- */
+/* The words that libfuse is told of a session with the kernel, whoever starts it. */
 #include "mount_priv.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 enum { COMPAT_EXT_ATTR = 0x8, INODE_BYTES_MIN = 128 };
 
@@ -61,38 +57,4 @@ int session_add_args(struct server *server, struct mount_options *options,
 		err = fuse_opt_insert_arg(args, 1, "-d");
 	free(list);
 	return err ? -ENOMEM : 0;
-}
-
-/*
- * One thread is the fastest for one reader, as many as there are processors for several; libfuse's
- * ten only take turns.
- */
-static unsigned choose_threads(const struct mount_options *options)
-{
-	long processors = sysconf(_SC_NPROCESSORS_ONLN);
-
-	if (options->threads_max)
-		return options->threads_max;
-	return processors > 2 ? (unsigned)processors : 2;
-}
-
-int session_loop(struct fuse_session *session, const struct mount_options *options)
-{
-	struct fuse_loop_config *config;
-	unsigned threads = choose_threads(options);
-	int err;
-
-	if (options->single_thread || threads == 1)
-		return fuse_session_loop(session);
-	config = fuse_loop_cfg_create();
-	if (!config)
-		return -ENOMEM;
-	/* Threads that have been started stay: ending and starting them costs more than they do. */
-	fuse_loop_cfg_set_max_threads(config, threads);
-	fuse_loop_cfg_set_idle_threads(config, threads);
-	/* A descriptor a thread: two readers cost a tenth less.  Not if only fusermount may. */
-	fuse_loop_cfg_set_clone_fd(config, access("/dev/fuse", R_OK | W_OK) == 0);
-	err = fuse_session_loop_mt(session, config);
-	fuse_loop_cfg_destroy(config);
-	return err;
 }

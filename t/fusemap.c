@@ -21,7 +21,9 @@
  *      before: -EBUSY.  After it was mapped everybody sees all that was stored.
  *  FM4 Nothing hangs: neither system calls of the program itself with buffers that are mapped, nor
  *      mapping while the kernel has pages to give up.
- *  FM5 When all is closed e2fsck finds nothing (the driver), and the bytes are those of the model.
+ *  FM5 A request that has to wait - for a thaw - holds up no other one, if there may be more
+ *      threads than one.
+ *  FM6 When all is closed e2fsck finds nothing (the driver), and the bytes are those of the model.
  */
 #include "fuse/mount.h"
 #include "tool.h"
@@ -468,7 +470,8 @@ enum order {
 	CLOSE = 'c',
 	LOOK = 'l',
 	WRITE = 'w',
-	MAP = 'm', /* stores through a kernel's mapping, which ends; the file stays open */
+	MAKE = 'k', /* a directory, and it goes again */
+	MAP = 'm',  /* stores through a kernel's mapping, which ends; the file stays open */
 	WORK = 'r',
 	REOPEN = 'R',  /* the same, opening a file for each access */
 	STARTED = 's', /* its answer, when it is under way; another one comes at the end */
@@ -522,6 +525,11 @@ static void obey(enum order order, int sock)
 			for (unsigned slot = 2 * THREADS * BUFFERS + 1; slot < SLOTS; slot += 6)
 				change(&files[i], slot, true);
 		}
+		break;
+	case MAKE:
+		if (chdir(dir) < 0 || mkdir("made", 0700) < 0 || rmdir("made") < 0 ||
+		    chdir("/") < 0)
+			bad("mkdir or rmdir");
 		break;
 	case MAP: store_by_kernel(&files[0]); break;
 	case REOPEN:
@@ -682,6 +690,23 @@ static void run_round(int sock)
 	tell(sock, CLOSE);
 }
 
+/* FM5. */
+static void ask_beside_a_waiting_request(int sock)
+{
+	struct stat stat_buf;
+
+	ok(uext4_freeze(fs), "freeze");
+	begin(sock, MAKE);
+	/* At some time it waits. */
+	for (unsigned i = 0; i < 200; i++) {
+		if (stat(dir, &stat_buf) < 0)
+			bad("stat");
+		(void)usleep(500);
+	}
+	ok(uext4_thaw(fs), "thaw");
+	await(sock, MAKE);
+}
+
 static void make_files(void)
 {
 	static const uint8_t zeros[KEPT];
@@ -707,7 +732,7 @@ static void open_image(const char *image, uint32_t flags)
 		bad("open");
 }
 
-/* FM5. */
+/* FM6. */
 static void reopen_and_look(const char *image)
 {
 	open_image(image, 0);
@@ -728,6 +753,8 @@ static void run(const char *image, int sock)
 	open_image(image, UEXT4_OPEN_WRITE);
 	make_files();
 	ok(uext4_mount_start(fs, dir, mount_options, &mount), "mount");
+	if (!mount_options)
+		ask_beside_a_waiting_request(sock);
 	for (round_now = 0; round_now < rounds; round_now++)
 		run_round(sock);
 	tell(sock, OPEN);
