@@ -151,7 +151,8 @@ void time_drifts(struct actor *a, struct model_node *n, enum model_time_kind kin
 
 bool loses_sticky(const struct actor *a, const struct model_node *n)
 {
-	return a->w->b->ops->fuse && n->mode & S_ISVTX && n->mode & (S_ISUID | S_ISGID);
+	return a->w->b->ops->fuse && !strstr(a->w->b->mount_options, "allow_other") &&
+	       n->mode & S_ISVTX && n->mode & (S_ISUID | S_ISGID);
 }
 
 bool room_is_sure(struct actor *a, uint64_t wanted)
