@@ -302,8 +302,9 @@ def used_blocks(image):
 
 
 def flush(mnt):
-    """syncfs(2) of what is mounted there, and of nothing else."""
+    """All that is mounted there, and nothing else, is on the disk: syncfs(2), and its root for FUSE, which knows no syncfs."""
     run("sync", "-f", mnt)
+    run("sync", mnt)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@
 #include "fuse_priv.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -168,26 +169,6 @@ static struct uext4_time time_of(struct timespec t)
 	return (struct uext4_time){ .sec = t.tv_sec, .nsec = (uint32_t)t.tv_nsec };
 }
 
-/*
- * A kernel that keeps what is written has the times of files, and says when they change: @attr is
- * to set those there are.
- */
-static int add_times(const struct server *server, uint32_t ino, struct uext4_attr *attr)
-{
-	struct uext4_stat stat;
-	int err;
-
-	if (!server->has_writeback)
-		return 0;
-	err = uext4_stat(server->fs, ino, &stat);
-	if (err < 0)
-		return err;
-	attr->valid |= UEXT4_ATTR_MTIME | UEXT4_ATTR_CTIME;
-	attr->mtime = stat.mtime;
-	attr->ctime = stat.ctime;
-	return 0;
-}
-
 void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		struct fuse_file_info *fi)
 {
@@ -203,7 +184,6 @@ void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		{ FUSE_SET_ATTR_MTIME, UEXT4_ATTR_MTIME },
 		{ FUSE_SET_ATTR_ATIME_NOW, UEXT4_ATTR_ATIME_NOW },
 		{ FUSE_SET_ATTR_MTIME_NOW, UEXT4_ATTR_MTIME_NOW },
-		{ FUSE_SET_ATTR_CTIME, UEXT4_ATTR_CTIME },
 	};
 	struct uext4_attr to = {
 		.mode = attr->st_mode & 07777,
@@ -212,9 +192,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		.size = (uint64_t)attr->st_size,
 		.atime = time_of(attr->st_atim),
 		.mtime = time_of(attr->st_mtim),
-		.ctime = time_of(attr->st_ctim),
 	};
-	int err = 0;
+	int err;
 
 	for (size_t i = 0; i < sizeof(bits) / sizeof(bits[0]); i++) {
 		if (to_set & bits[i].from)
@@ -225,19 +204,9 @@ void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
 		to.valid &= ~(uint32_t)UEXT4_ATTR_ATIME;
 	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
 		to.valid &= ~(uint32_t)UEXT4_ATTR_MTIME;
-	/* A size that comes without times is the one there was. */
-	if (to_set & FUSE_SET_ATTR_SIZE && !(to_set & FUSE_SET_ATTR_MTIME))
-		err = add_times(server_of(req), ino_of(node), &to);
-	if (!err)
-		err = uext4_setattr(server_of(req)->fs, ino_of(node), &to);
-	/*
-	 * Times that the kernel had kept come with a handle; those that a user names do not.  An
-	 * append-only file can only be touched.
-	 */
-	if (err == -EPERM && fi && to.valid == (UEXT4_ATTR_MTIME | UEXT4_ATTR_CTIME)) {
-		to.valid = UEXT4_ATTR_ATIME_NOW | UEXT4_ATTR_MTIME_NOW;
-		err = uext4_setattr(server_of(req)->fs, ino_of(node), &to);
-	}
+	if (wire_kills_privileges())
+		to.valid |= UEXT4_ATTR_KILL_PRIV;
+	err = uext4_setattr(server_of(req)->fs, ino_of(node), &to);
 	if (err < 0)
 		reply_error(req, err, ino_of(node));
 	else
@@ -310,10 +279,20 @@ int ioctl_set(const struct server *server, uint32_t ino, unsigned cmd, const voi
 
 /* ---- contents -------------------------------------------------------------------------------- */
 
-/* Whether what was written had been kept by the kernel or not: add_times(). */
-static enum handle_use write_use(const struct server *server)
+/*
+ * @is_checked: where the image belongs to the kernel alone it has done what write(2) does first;
+ * setuid and setgid it leaves to us.
+ */
+static int get_writer(fuse_req_t req, fuse_ino_t node, bool is_checked, struct open_file **ret_file)
 {
-	return server->has_writeback ? HANDLE_WRITEBACK : HANDLE_WRITE;
+	const struct server *server = server_of(req);
+	uint32_t flags = UEXT4_FILE_WRITE;
+
+	if (is_checked && !server->share)
+		flags |= UEXT4_FILE_CHECKED;
+	if (wire_kills_privileges())
+		flags |= UEXT4_FILE_KILL_PRIV;
+	return handles_get_file(server->handles, ino_of(node), flags, ret_file);
 }
 
 void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off_t offset,
@@ -324,8 +303,8 @@ void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off
 	size_t written;
 	int err;
 
-	(void)fi;
-	err = handles_get_file(handles, ino_of(node), write_use(server_of(req)), &file);
+	/* An append-only file is for these; the kernel does not know that it is one. */
+	err = get_writer(req, node, fi->writepage || fi->flags & O_APPEND, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
@@ -341,27 +320,18 @@ void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off
 void op_fallocate(fuse_req_t req, fuse_ino_t node, int mode, off_t offset, off_t len,
 		  struct fuse_file_info *fi)
 {
-	const struct server *server = server_of(req);
-	struct handles *handles = server->handles;
-	struct uext4_attr times = { 0 };
+	struct handles *handles = server_of(req)->handles;
 	struct open_file *file;
 	int err;
 
 	(void)fi;
-	err = handles_get_file(handles, ino_of(node), write_use(server), &file);
+	err = get_writer(req, node, true, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
 	}
-	err = add_times(server, ino_of(node), &times);
 	/* The flags are those of fallocate(2). */
-	if (!err)
-		err = uext4_fallocate(file->file, (uint32_t)mode, (uint64_t)offset, (uint64_t)len);
-	/* Those of an append-only file may not be set: then they are later ones. */
-	if (!err && times.valid) {
-		err = uext4_setattr(server->fs, ino_of(node), &times);
-		err = err == -EPERM ? 0 : err;
-	}
+	err = uext4_fallocate(file->file, (uint32_t)mode, (uint64_t)offset, (uint64_t)len);
 	reply_status(req, err, ino_of(node));
 	handles_put_file(handles, file);
 }
@@ -373,7 +343,7 @@ void op_fsync(fuse_req_t req, fuse_ino_t node, int datasync, struct fuse_file_in
 	int err;
 
 	(void)fi;
-	err = handles_get_file(handles, ino_of(node), HANDLE_READ, &file);
+	err = handles_get_file(handles, ino_of(node), 0, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
@@ -383,11 +353,19 @@ void op_fsync(fuse_req_t req, fuse_ino_t node, int datasync, struct fuse_file_in
 	handles_put_file(handles, file);
 }
 
+/*
+ * FUSE does not pass syncfs(2) on, so there has to be another way to say it: whoever syncs the
+ * root, as `sync DIR` does, has all of the file system on the disk.
+ */
 void op_fsyncdir(fuse_req_t req, fuse_ino_t node, int datasync, struct fuse_file_info *fi)
 {
+	struct uext4_fs *fs = server_of(req)->fs;
+	int err;
+
 	(void)fi;
-	reply_status(req,
-		     uext4_fsync_inode(server_of(req)->fs, ino_of(node),
-				       datasync ? UEXT4_FSYNC_DATA : 0),
-		     ino_of(node));
+	if (node == FUSE_ROOT_ID)
+		err = uext4_sync(fs);
+	else
+		err = uext4_fsync_inode(fs, ino_of(node), datasync ? UEXT4_FSYNC_DATA : 0);
+	reply_status(req, err, ino_of(node));
 }

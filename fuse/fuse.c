@@ -32,6 +32,7 @@
 
 /* A year, in seconds: forever. */
 #define TIMEOUT_FOREVER (365.0 * 86400.0)
+#define TIMEOUT_NAMES 1.0
 
 enum {
 	BACKGROUND_MAX = 64,
@@ -108,10 +109,21 @@ static void fill_attr(const struct server *server, const struct uext4_stat *from
 	attr->st_ctim = timespec_of(from->ctime);
 }
 
-/* How long the kernel may believe what it is told of names and attributes. */
+/* How long the kernel may believe what it is told of names. */
 static double timeout_of(const struct server *server)
 {
 	return server->share ? 0 : TIMEOUT_FOREVER;
+}
+
+/*
+ * And of attributes.  Of a file it knows whether an answer that was under way when it changed is an
+ * old one; not so where a name was made or removed.
+ */
+static double attr_timeout_of(const struct server *server, const struct stat *attr)
+{
+	bool has_names = S_ISDIR(attr->st_mode) || attr->st_nlink != 1;
+
+	return has_names && !server->share ? TIMEOUT_NAMES : timeout_of(server);
 }
 
 static int fill_entry(const struct server *server, uint32_t ino, struct fuse_entry_param *entry)
@@ -124,9 +136,9 @@ static int fill_entry(const struct server *server, uint32_t ino, struct fuse_ent
 	memset(entry, 0, sizeof(*entry));
 	entry->ino = node_of(ino);
 	entry->generation = stat.generation;
-	entry->attr_timeout = timeout_of(server);
-	entry->entry_timeout = timeout_of(server);
 	fill_attr(server, &stat, &entry->attr);
+	entry->attr_timeout = attr_timeout_of(server, &entry->attr);
+	entry->entry_timeout = timeout_of(server);
 	return 0;
 }
 
@@ -221,7 +233,7 @@ void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 		return;
 	}
 	fill_attr(server, &stat, &attr);
-	fuse_reply_attr(req, &attr, timeout_of(server));
+	fuse_reply_attr(req, &attr, attr_timeout_of(server, &attr));
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t node)
@@ -323,7 +335,7 @@ static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 		reply_error(req, -ENOMEM, ino_of(node));
 		return;
 	}
-	err = handles_get_file(handles, ino_of(node), HANDLE_READ, &file);
+	err = handles_get_file(handles, ino_of(node), 0, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
@@ -351,7 +363,7 @@ static void op_lseek(fuse_req_t req, fuse_ino_t node, off_t offset, int whence,
 		reply_error(req, -EINVAL, ino_of(node));
 		return;
 	}
-	err = handles_get_file(handles, ino_of(node), HANDLE_READ, &file);
+	err = handles_get_file(handles, ino_of(node), 0, &file);
 	if (err < 0) {
 		reply_error(req, err, ino_of(node));
 		return;
@@ -674,9 +686,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct server *server = userdata;
 
-	want(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS |
-			   FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_IOCTL_DIR |
-			   FUSE_CAP_READDIRPLUS);
+	want(conn, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_EXPORT_SUPPORT |
+			   FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_IOCTL_DIR | FUSE_CAP_READDIRPLUS);
 	/* Nothing changes behind the kernel's back: no need to compare times before each read. */
 	conn->want &= ~(unsigned)(FUSE_CAP_AUTO_INVAL_DATA | FUSE_CAP_READDIRPLUS_AUTO);
 	/* Data comes out of memory: splicing would copy it once more. */
@@ -686,9 +697,6 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 		want(conn, FUSE_CAP_POSIX_ACL);
 	/* The engine applies the umask: it knows where a default ACL takes its place. */
 	want(conn, FUSE_CAP_DONT_MASK);
-	/* Small writes stay in the kernel until they are many. */
-	if (server->nodes)
-		want(conn, FUSE_CAP_WRITEBACK_CACHE);
 	server->has_no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
 	server->has_no_opendir = conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
 
@@ -704,7 +712,6 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want &= ~(unsigned)FUSE_CAP_ATOMIC_O_TRUNC;
 	if (server->share)
 		init_shared(server, conn);
-	server->has_writeback = conn->want & FUSE_CAP_WRITEBACK_CACHE;
 }
 
 const struct fuse_lowlevel_ops server_ops = {

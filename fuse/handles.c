@@ -136,12 +136,12 @@ static struct file_set *set_of(struct handles *handles, uint32_t ino)
 	return &handles->sets[ino % FILE_SETS_COUNT];
 }
 
-static struct open_file *find_file(struct file_set *set, uint32_t ino, enum handle_use use)
+static struct open_file *find_file(struct file_set *set, uint32_t ino, uint32_t flags)
 {
 	for (size_t i = 0; i < FILES_PER_SET; i++) {
 		struct open_file *file = &set->files[i];
 
-		if (file->file && file->ino == ino && (use == HANDLE_READ || file->use == use))
+		if (file->file && file->ino == ino && (!flags || file->flags == flags))
 			return file;
 	}
 	return NULL;
@@ -161,7 +161,7 @@ static struct open_file *find_idle_file(struct file_set *set)
 	return best;
 }
 
-static int open_private(uint32_t ino, enum handle_use use, struct uext4_file *opened,
+static int open_private(uint32_t ino, uint32_t flags, struct uext4_file *opened,
 			struct open_file **ret_file)
 {
 	struct open_file *file = calloc(1, sizeof(*file));
@@ -171,27 +171,13 @@ static int open_private(uint32_t ino, enum handle_use use, struct uext4_file *op
 		return -ENOMEM;
 	}
 	*file = (struct open_file){
-		.ino = ino, .users = 1, .is_private = true, .use = use, .file = opened
+		.ino = ino, .users = 1, .is_private = true, .flags = flags, .file = opened
 	};
 	*ret_file = file;
 	return 0;
 }
 
-/*
- * A write of the kernel's is always at its place, also to a file that is append-only: it was
- * checked when it was opened there.
- */
-static uint32_t file_flags(enum handle_use use)
-{
-	static const uint32_t flags[] = {
-		[HANDLE_WRITE] = UEXT4_FILE_WRITE,
-		[HANDLE_WRITEBACK] = UEXT4_FILE_WRITE | UEXT4_FILE_KEEP_TIMES,
-	};
-
-	return flags[use];
-}
-
-int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
+int handles_get_file(struct handles *handles, uint32_t ino, uint32_t flags,
 		     struct open_file **ret_file)
 {
 	struct file_set *set = set_of(handles, ino);
@@ -201,26 +187,26 @@ int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
 	int err;
 
 	pthread_mutex_lock(&set->lock);
-	file = find_file(set, ino, use);
+	file = find_file(set, ino, flags);
 	if (!file) {
 		pthread_mutex_unlock(&set->lock);
-		err = uext4_file_open(handles->fs, ino, file_flags(use), &opened);
+		err = uext4_file_open(handles->fs, ino, flags, &opened);
 		if (err < 0)
 			return err;
 		pthread_mutex_lock(&set->lock);
 		/* Another request may have opened it meanwhile: one of the two is enough. */
 		closing = opened;
-		file = find_file(set, ino, use);
+		file = find_file(set, ino, flags);
 		if (!file) {
 			file = find_idle_file(set);
 			if (!file) {
 				pthread_mutex_unlock(&set->lock);
-				return open_private(ino, use, opened, ret_file);
+				return open_private(ino, flags, opened, ret_file);
 			}
 			closing = file->file;
 			file->file = opened;
 			file->ino = ino;
-			file->use = use;
+			file->flags = flags;
 		}
 	}
 	file->users++;

@@ -113,6 +113,7 @@ static void print_help(void)
 	     "\n"
 	     "Shows the ext2, ext3 or ext4 file system in IMAGE at DIR, to read and write.\n"
 	     "fusermount3 -u DIR, or umount DIR, ends it; so does SIGTERM to the server.\n"
+	     "sync DIR writes all that was changed; sync without it does not reach FUSE mounts.\n"
 	     "\n"
 	     "  -f                   stay in the foreground\n"
 	     "  -d, -o debug         print every request; implies -f\n"

@@ -79,21 +79,19 @@ struct handles;
 int handles_create(struct uext4_fs *fs, struct handles **ret_handles);
 void handles_destroy(struct handles *handles);
 
-/* An open regular file, shared by all who ask for the same inode. */
-/* HANDLE_WRITEBACK: the kernel keeps what is written, and sets the times itself. */
-enum handle_use { HANDLE_READ, HANDLE_WRITE, HANDLE_WRITEBACK };
-
+/* An open regular file, shared by all who ask for the same inode and flags. */
 struct open_file {
 	uint32_t ino;
 	unsigned users;	    /* requests that work with it now */
 	bool is_private;    /* not in the table: there was no room */
-	enum handle_use use;
+	uint32_t flags;	    /* enum uext4_file_flag */
 	bool is_forgotten;  /* the last user closes it */
 	uint64_t used_last; /* for the choice of whom to close */
 	struct uext4_file *file;
 };
 
-int handles_get_file(struct handles *handles, uint32_t ino, enum handle_use use,
+/* @flags 0: to read, for which any handle will do. */
+int handles_get_file(struct handles *handles, uint32_t ino, uint32_t flags,
 		     struct open_file **ret_file);
 void handles_put_file(struct handles *handles, struct open_file *file);
 /* Nobody needs @ino any more: it is not kept open for the next request. */
@@ -196,8 +194,7 @@ struct server {
 	bool hide_acl;	     /* ACLs are not shown as attributes */
 	bool seconds_only;   /* inodes have no room for fractions of them */
 	bool has_no_open;    /* the kernel opens files without asking, */
-	bool has_no_opendir; /* and directories; */
-	bool has_writeback;  /* it keeps what is written; all set by init */
+	bool has_no_opendir; /* and directories; both set by init */
 };
 
 extern const struct fuse_lowlevel_ops server_ops;

@@ -21,7 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static const uint32_t promises = FUSE_PARALLEL_DIROPS;
+static const uint32_t promises = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;
 
 /* Of the calling thread. */
 static _Thread_local struct {

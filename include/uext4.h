@@ -337,11 +337,10 @@ enum uext4_file_flag {
 	 */
 	UEXT4_FILE_KILL_PRIV = 1u << 4,
 	/*
-	 * The caller was asked to write earlier: it has changed mtime and ctime, taken away
-	 * capabilities, and looked whether an append-only file is appended to.  All that is left
-	 * to it.
+	 * The caller has done what write(2) does first: looked whether an append-only file is
+	 * appended to, and taken capabilities away.
 	 */
-	UEXT4_FILE_KEEP_TIMES = 1u << 5,
+	UEXT4_FILE_CHECKED = 1u << 5,
 };
 
 /*

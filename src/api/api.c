@@ -411,7 +411,7 @@ int uext4_dir_read(struct uext4_dir *dir, uint64_t cookie, struct uext4_dirent *
 
 #define FILE_FLAGS                                                                    \
 	(UEXT4_FILE_WRITE | UEXT4_FILE_APPEND | UEXT4_FILE_SYNC | UEXT4_FILE_DIRECT | \
-	 UEXT4_FILE_KILL_PRIV | UEXT4_FILE_KEEP_TIMES)
+	 UEXT4_FILE_KILL_PRIV | UEXT4_FILE_CHECKED)
 
 int api_file_create(struct inode *ip, uint32_t flags, struct uext4_file **ret_file)
 {
@@ -440,7 +440,7 @@ static int check_file_open(const struct inode *ip, uint32_t flags)
 	if (inode_has_flag(ip, EXT4_IMMUTABLE_FL | EXT4_VERITY_FL))
 		return fail(-EPERM, "inode %u is immutable", ip->ino);
 	if (inode_has_flag(ip, EXT4_APPEND_FL) &&
-	    !(flags & (UEXT4_FILE_APPEND | UEXT4_FILE_KEEP_TIMES)))
+	    !(flags & (UEXT4_FILE_APPEND | UEXT4_FILE_CHECKED)))
 		return fail(-EPERM, "inode %u is append-only", ip->ino);
 	return fs_check_writable(ip->fs);
 }

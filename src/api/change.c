@@ -298,7 +298,7 @@ int uext4_pwrite(struct uext4_file *file, const void *buf, size_t len, uint64_t 
 	uint32_t flags = (file->flags & UEXT4_FILE_APPEND ? FILE_WRITE_APPEND : 0) |
 			 (file->flags & UEXT4_FILE_DIRECT ? FILE_WRITE_DIRECT : 0) |
 			 (file->flags & UEXT4_FILE_KILL_PRIV ? FILE_WRITE_KILL_PRIV : 0) |
-			 (file->flags & UEXT4_FILE_KEEP_TIMES ? FILE_WRITE_KEEP_TIMES : 0);
+			 (file->flags & UEXT4_FILE_CHECKED ? FILE_WRITE_CHECKED : 0);
 	uint64_t at;
 	size_t written;
 	int err;

@@ -450,9 +450,7 @@ static int write_locked(struct write *w, uint32_t flags)
 	err = quota_load(ip);
 	if (err == 0)
 		err = file_finish_cut(ip);
-	/* Who keeps the times has dropped them when he was asked to write. */
-	if (err == 0 &&
-	    (flags & (FILE_WRITE_KILL_PRIV | FILE_WRITE_KEEP_TIMES)) != FILE_WRITE_KEEP_TIMES)
+	if (err == 0 && (flags & (FILE_WRITE_KILL_PRIV | FILE_WRITE_CHECKED)) != FILE_WRITE_CHECKED)
 		err = file_drop_privileges(ip, flags & FILE_WRITE_KILL_PRIV);
 	if (err == 0 && ip->state != INODE_BLOCKS)
 		err = inline_prepare(ip, max_u64(w->end, ip->size), w->root);
@@ -467,7 +465,7 @@ static int write_locked(struct write *w, uint32_t flags)
 		err = write_behind_gap(w);
 	else
 		err = write_pages(w);
-	if (w->at > w->start && !(flags & FILE_WRITE_KEEP_TIMES))
+	if (w->at > w->start)
 		file_touch(ip);
 	return err;
 }

@@ -79,8 +79,8 @@ int attr_xattr_set(struct inode *ip, const char *name, const void *value, size_t
 enum file_write_flag {
 	FILE_WRITE_APPEND = 1u << 0,
 	FILE_WRITE_DIRECT = 1u << 1,
-	FILE_WRITE_KILL_PRIV = 1u << 2,	 /* setuid, setgid, capabilities go */
-	FILE_WRITE_KEEP_TIMES = 1u << 3, /* the caller sets them */
+	FILE_WRITE_KILL_PRIV = 1u << 2, /* setuid, setgid, capabilities go */
+	FILE_WRITE_CHECKED = 1u << 3,	/* capabilities are gone already */
 };
 /* *ret_offset: where it went (the end, with APPEND). */
 int file_write(struct inode *ip, const void *user, size_t len, uint64_t offset, uint32_t flags,

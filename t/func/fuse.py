@@ -315,6 +315,40 @@ def life(ctx):
                 raise Failed("still mounted")
         return check
 
+    def requests():
+        """What the kernel asks while somebody writes: how fast that is hangs on it more than on anything."""
+        path = small_image(ctx.path("requests.img"))
+        counts = {}
+        with open(ctx.path("requests"), "w+b") as log:
+            server = subprocess.Popen([ctx.options.uext4, "mount", "-f", "-d", path, target],
+                                      stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            harness.at_end(umount_quietly, target)
+            entry = harness.at_end(server.kill)
+            harness.wait_until("the mount", lambda: mount_line(target))
+            fd = os.open(f"{target}/file", os.O_CREAT | os.O_WRONLY, 0o600)
+            for i in range(50):
+                os.pwrite(fd, b"x" * 100, 4096 * i)
+            os.fchown(fd, 0, 0)
+            os.close(fd)
+            for _ in range(50):
+                os.stat(f"{target}/file")
+                os.close(os.open(f"{target}/file", os.O_RDONLY))
+            os.unlink(f"{target}/file")
+            harness.wait_until("the unmount", lambda: run("fusermount3", "-u", target, check=False).returncode == 0)
+            expect("status", server.wait(harness.WAIT_S), 0)
+            harness.done(entry)
+            log.seek(0)
+            for name in re.findall(r"opcode: (\w+)", log.read().decode(errors="replace")):
+                counts[name] = counts.get(name, 0) + 1
+        expect("writes", counts.get("WRITE"), 50)
+        # One of the first write, which may have to take a capability away, and one of fchown.
+        for name, most in (("GETXATTR", 2), ("SETATTR", 1), ("OPEN", 1), ("RELEASE", 0), ("FLUSH", 1), ("UNLINK", 1)):
+            if counts.get(name, 0) > most:
+                raise Failed(f"{counts[name]} {name}, expected at most {most}: {counts}")
+        # Of the root, and of what another process looks at meanwhile.
+        if counts.get("GETATTR", 0) > 10 or counts.get("LOOKUP", 0) > 10:
+            raise Failed(f"{counts}")
+
     def lockfile():
         path = ctx.path("lock")
         with mounted(ctx, image, target, f"ro,lockfile={path}"):
@@ -366,6 +400,7 @@ def life(ctx):
     ctx.test("SIGTERM", foreground(signal.SIGTERM))
     ctx.test("SIGINT", foreground(signal.SIGINT))
     ctx.test("foreground unmounted", foreground(None))
+    ctx.test("requests", requests)
     ctx.test("lock file", lockfile)
     ctx.test("mounted twice", twice)
     ctx.test("busy unmount", busy_unmount)
@@ -375,7 +410,7 @@ def life(ctx):
 
 
 LIFE = ["proc mounts", "writable unless told", "writes are refused", "relative paths", "shared options",
-        "backup superblock", "SIGTERM", "SIGINT", "foreground unmounted", "lock file",
+        "backup superblock", "SIGTERM", "SIGINT", "foreground unmounted", "requests", "lock file",
         "mounted twice", "busy unmount", "helper",
         "options without effect", "image clean"]
 

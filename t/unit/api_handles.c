@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,7 +22,9 @@
 
 #include "uext4.h"
 
-#define LONG_AGO 1000 /* seconds since 1970 */
+#define LONG_AGO 1000	/* seconds since 1970 */
+#define EXTENTS_FL 0x80000 /* i_flags */
+#define APPEND_FL 0x20
 
 static char image[64];
 static struct uext4_fs *fs;
@@ -88,7 +91,7 @@ static uint64_t inodes_free(void)
 	return st.inodes_free;
 }
 
-/* ---- times ----------------------------------------------------------------------------------- */
+/* ---- writes that others have allowed --------------------------------------------------------- */
 
 static void set_times(uint32_t ino)
 {
@@ -111,32 +114,63 @@ static void write_with(uint32_t ino, uint32_t flags, uint64_t offset)
 	uext4_file_close(file);
 }
 
-/* A write that grows the file, and one inside it. */
-static void test_keep_times(void **state)
+static bool has_capability(uint32_t ino)
 {
-	const uint64_t offsets[] = { 10000, 3 };
-	uint32_t ino = create("file", 0100644);
+	size_t size;
+	int err = uext4_xattr_get(fs, ino, "security.capability", NULL, 0, &size);
+
+	if (err != -ENODATA)
+		ok(err);
+	return err == 0;
+}
+
+/* Capabilities go with a write, unless the caller has seen to that. */
+static void test_checked_writes_keep_capabilities(void **state)
+{
+	const uint64_t offsets[] = { 10000, 3 }; /* the first one makes the file grow */
+	uint32_t ino = create("file", 0104755);
 	struct uext4_stat st;
 
 	(void)state;
+	ok(uext4_xattr_set(fs, ino, "security.capability", "opaque", 6, 0));
 	for (size_t i = 0; i < 2; i++) {
 		set_times(ino);
-		write_with(ino, UEXT4_FILE_KEEP_TIMES, offsets[i]);
+		write_with(ino, UEXT4_FILE_CHECKED, offsets[i]);
+		assert_true(has_capability(ino));
 		ok(uext4_stat(fs, ino, &st));
-		assert_int_equal(st.size, 10005);
-		assert_int_equal(st.mtime.sec, LONG_AGO);
-		assert_int_equal(st.ctime.sec, LONG_AGO);
+		assert_true(st.mtime.sec > LONG_AGO);
+		assert_true(st.ctime.sec > LONG_AGO);
 	}
-	ok(uext4_close(fs));
-	ok(open_image());
-	ok(uext4_stat(fs, ino, &st));
-	assert_int_equal(st.mtime.sec, LONG_AGO);
-	assert_int_equal(st.ctime.sec, LONG_AGO);
-
 	write_with(ino, 0, 3);
+	assert_false(has_capability(ino));
+	ok(uext4_xattr_set(fs, ino, "security.capability", "opaque", 6, 0));
+	write_with(ino, UEXT4_FILE_CHECKED | UEXT4_FILE_KILL_PRIV, 3);
+	assert_false(has_capability(ino));
 	ok(uext4_stat(fs, ino, &st));
-	assert_true(st.mtime.sec > LONG_AGO);
-	assert_true(st.ctime.sec > LONG_AGO);
+	assert_int_equal(st.mode & 07777, 0755);
+}
+
+/* A write that was allowed before may still be on its way when a file becomes append-only. */
+static void test_checked_writes_go_into_append_only_files(void **state)
+{
+	struct uext4_attr attr = { .valid = UEXT4_ATTR_FLAGS, .flags = EXTENTS_FL | APPEND_FL };
+	uint32_t ino = create("file", 0100644);
+	struct uext4_file *file;
+	char bytes[16] = "";
+	size_t done;
+
+	(void)state;
+	write_with(ino, 0, 0);
+	ok(uext4_setattr(fs, ino, &attr));
+	assert_int_equal(uext4_file_open(fs, ino, UEXT4_FILE_WRITE, &file), -EPERM);
+	write_with(ino, UEXT4_FILE_CHECKED, 1);
+	ok(uext4_file_open(fs, ino, 0, &file));
+	ok(uext4_pread(file, bytes, sizeof(bytes), 0, &done));
+	uext4_file_close(file);
+	assert_int_equal(done, 6);
+	assert_string_equal(bytes, "bbytes");
+	attr.flags = EXTENTS_FL;
+	ok(uext4_setattr(fs, ino, &attr));
 }
 
 /* ---- the last reference ---------------------------------------------------------------------- */
@@ -354,7 +388,10 @@ static void test_frozen_image_is_closed(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_keep_times, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_checked_writes_keep_capabilities, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_checked_writes_go_into_append_only_files,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_dir_close_finishes_a_removed_directory, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_readers_finish_what_they_kept, setup,
