@@ -647,6 +647,8 @@ def posix(ctx):
         expect("it was heard", heard, True)
         expect("kept", open("keep", "rb").read(), b"k" * 100000)
         os.unlink("fill")
+        # Its blocks go when the kernel has let go of it, which it says a little later.
+        harness.wait_until("freeing its blocks", lambda: os.statvfs(d).f_bfree > 1000)
         with open("after", "wb") as f:
             f.write(bytes(1 << 20))
             f.flush()
