@@ -18,8 +18,12 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* What the host has at most for one file: a value, or a list of names. */
+/*
+ * What the host has at most for one file: a value, or a list of names.  Most have less, and the
+ * kernel takes as much memory of its own as it is asked for.
+ */
 #define XATTR_MAX 65536u
+#define XATTR_MOST 1024u
 
 /* A directory of the host that is being walked. */
 struct host_level {
@@ -48,7 +52,7 @@ struct source {
 	bool started;
 	bool entered; /* the last entry was a directory: it comes next, unless it is skipped */
 	bool follow;
-	int fd;	    /* of the file that is being read */
+	int fd;	    /* of the file that is being read, or the directory that is being left */
 	int dir;    /* where the entry is */
 	char *base; /* its name there */
 };
@@ -156,7 +160,7 @@ static const struct source_entry *host_leave(struct source *s)
 	struct host_level *level = &s->levels[--s->depth];
 
 	free(level->names);
-	close(level->fd);
+	s->fd = level->fd; /* open for its attributes */
 	s->path.len = level->path_len;
 	s->dir = s->depth ? s->levels[s->depth - 1].fd : AT_FDCWD;
 	s->entry = (struct source_entry){
@@ -172,17 +176,18 @@ static const struct source_entry *host_leave(struct source *s)
 	return &s->entry;
 }
 
-/* Looks at @name in @dir; false: reported. */
-static bool host_look(struct source *s, int dir, const char *name, int flags)
+/* Looks at @name in @dir, which becomes the source's; false: reported. */
+static bool host_look(struct source *s, int dir, char *name, int flags)
 {
 	struct stat st;
 
 	if (fstatat(dir, name, &st, flags) < 0) {
 		complain_sys(buffer_text(&s->path), errno, NULL);
+		free(name);
 		return false;
 	}
 	free(s->base);
-	s->base = must_copy(name);
+	s->base = name;
 	s->dir = dir;
 	s->entry.kind = WALK_ENTRY;
 	s->entry.depth = (unsigned)s->depth;
@@ -197,12 +202,10 @@ static const struct source_entry *host_next(struct source *s)
 {
 	if (!s->started) {
 		char *path = must_copy(buffer_text(&s->path));
-		bool found;
 
 		s->started = true;
-		found = host_look(s, AT_FDCWD, path, s->follow ? 0 : AT_SYMLINK_NOFOLLOW);
-		free(path);
-		return found ? &s->entry : NULL;
+		return host_look(s, AT_FDCWD, path, s->follow ? 0 : AT_SYMLINK_NOFOLLOW) ? &s->entry
+											 : NULL;
 	}
 	if (s->entered) {
 		s->entered = false;
@@ -211,7 +214,6 @@ static const struct source_entry *host_next(struct source *s)
 	}
 	while (s->depth > 0) {
 		struct host_level *level = &s->levels[s->depth - 1];
-		bool found;
 		char *name;
 
 		if (level->next == level->count)
@@ -221,9 +223,7 @@ static const struct source_entry *host_next(struct source *s)
 		if (s->path.len == 0 || s->path.data[s->path.len - 1] != '/')
 			buffer_add_text(&s->path, "/");
 		buffer_add_text(&s->path, name);
-		found = host_look(s, level->fd, name, AT_SYMLINK_NOFOLLOW);
-		free(name);
-		if (found)
+		if (host_look(s, level->fd, name, AT_SYMLINK_NOFOLLOW))
 			return &s->entry;
 	}
 	return NULL;
@@ -273,16 +273,24 @@ static ssize_t host_xattr_get(const struct source *s, const char *path, const ch
 					 : getxattr(path, name, to, size);
 }
 
+static ssize_t host_xattr_read(const struct source *s, const char *path, const char *name,
+			       struct buffer *buf, size_t size)
+{
+	char *to = buffer_room(buf, size);
+
+	return name ? host_xattr_get(s, path, name, to, size) : host_xattr_list(s, path, to, size);
+}
+
 /* The value of @name, or, without one, all names. */
 static int host_xattr(struct source *s, const char *name, struct buffer *buf)
 {
-	char *path = host_path(s), *to;
+	char *path = host_path(s);
 	ssize_t len;
 
 	buf->len = 0;
-	to = buffer_room(buf, XATTR_MAX);
-	len = name ? host_xattr_get(s, path, name, to, XATTR_MAX)
-		   : host_xattr_list(s, path, to, XATTR_MAX);
+	len = host_xattr_read(s, path, name, buf, XATTR_MOST);
+	if (len < 0 && errno == ERANGE)
+		len = host_xattr_read(s, path, name, buf, XATTR_MAX);
 	free(path);
 	if (len < 0 && !name && (errno == ENOTSUP || errno == ENOSYS))
 		len = 0; /* there are none */
@@ -416,8 +424,10 @@ void source_close(struct source *s)
 
 		while (level->next < level->count)
 			free(level->names[level->next++]);
+		source_file_close(s);
 		(void)host_leave(s);
 	}
+	source_file_close(s);
 	free(s->levels);
 	buffer_finish(&s->path);
 	free(s->base);
@@ -438,6 +448,7 @@ bool source_is_image(const struct source *s, const struct image *image)
 
 const struct source_entry *source_next(struct source *s)
 {
+	source_file_close(s);
 	return s->walk ? image_next(s) : host_next(s);
 }
 
