@@ -5,6 +5,7 @@
  *  D1  A new text is made complete before it replaces the old one, so that the old one (what
  *      diag_text() returned) may be an argument of the new one.
  *  D2  The text always ends in NUL; one that did not fit ends in "...".
+ *  D3  last_text is not looked at before diag_text() has made it of last_plain, if that is there.
  */
 #include "base/diag.h"
 
@@ -14,6 +15,13 @@
 #define DIAG_BYTES 512
 
 static _Thread_local char last_text[DIAG_BYTES];
+
+/* The last failure, if it was one of fail_plainly(): its text is not made yet. */
+static _Thread_local struct {
+	const char *what; /* NULL: it was not */
+	const char *how;
+	uint32_t number;
+} last_plain;
 
 static void mark_truncated(char *text, int wanted)
 {
@@ -32,6 +40,7 @@ static void record(const char *fmt, va_list args)
 		text[0] = '\0';
 	mark_truncated(text, wanted);
 	memcpy(last_text, text, sizeof(last_text));
+	last_plain.what = NULL;
 }
 
 int fail(int err, const char *fmt, ...)
@@ -42,6 +51,15 @@ int fail(int err, const char *fmt, ...)
 	va_start(args, fmt);
 	record(fmt, args);
 	va_end(args);
+	return err;
+}
+
+int fail_plainly(int err, const char *what, uint32_t number, const char *how)
+{
+	assert(err < 0);
+	last_plain.what = what;
+	last_plain.number = number;
+	last_plain.how = how;
 	return err;
 }
 
@@ -73,7 +91,7 @@ int fail_in(int err, const char *fmt, ...)
 	int wanted;
 
 	assert(err < 0);
-	memcpy(inner, last_text, sizeof(inner));
+	memcpy(inner, diag_text(), sizeof(inner));
 	va_start(args, fmt);
 	record(fmt, args);
 	va_end(args);
@@ -89,10 +107,13 @@ int fail_in(int err, const char *fmt, ...)
 
 const char *diag_text(void)
 {
+	if (last_plain.what != NULL)
+		(void)fail(-1, "%s %u %s", last_plain.what, last_plain.number, last_plain.how);
 	return last_text;
 }
 
 void diag_clear(void)
 {
 	last_text[0] = '\0';
+	last_plain.what = NULL;
 }

@@ -21,6 +21,12 @@ int corrupt(const char *fmt, ...) PRINTF(1, 2) COLD;
 /* A checksum does not fit: as fail() with -EFSBADCRC. */
 int bad_checksum(const char *fmt, ...) PRINTF(1, 2) COLD;
 
+/*
+ * As fail() with the text "@what @number @how", for what is no surprise: a name that is looked for
+ * and not there.  The words, which live on, are put together when somebody asks for them.
+ */
+int fail_plainly(int err, const char *what, uint32_t number, const char *how);
+
 /* Puts "@fmt: " before the text of the failure being propagated, and returns @err. */
 int fail_in(int err, const char *fmt, ...) PRINTF(2, 3) COLD;
 

@@ -255,7 +255,7 @@ int dir_find_locked(struct inode *dir, const void *name, size_t name_len, uint32
 	assert(name_len > 0 && name_len <= EXT4_NAME_LEN);
 	err = find_locked(dir, name, name_len, ret_ino);
 	if (err == -ENOENT)
-		return fail(err, "directory %u has no entry of this name", dir->ino);
+		return fail_plainly(err, "directory", dir->ino, "has no entry of this name");
 	return err;
 }
 

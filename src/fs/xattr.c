@@ -257,7 +257,7 @@ int xattr_get(struct inode *ip, const char *name, void *buf, size_t size, size_t
 		err = value_give_inode(ip, &key, &v, buf, size, ret_size);
 	inode_put(v.ea);
 	if (err == -ENODATA)
-		return fail(err, "inode %u has no attribute %s", ip->ino, name);
+		return fail_plainly(err, "inode", ip->ino, "has no such attribute");
 	return err;
 }
 

@@ -313,6 +313,19 @@ static void diag_texts(void **state UNUSED)
 	assert_int_equal(fail(-EIO, "again %s", diag_text()), -EIO);
 	assert_string_equal(diag_text(), "again bitmap");
 
+	assert_int_equal(fail_plainly(-ENOENT, "directory", 12, "is empty"), -ENOENT);
+	assert_int_equal(fail_in(-ENOENT, "path"), -ENOENT);
+	assert_string_equal(diag_text(), "path: directory 12 is empty");
+	(void)fail(-EIO, "block 7");
+	(void)fail_plainly(-ENOENT, "directory", 12, "is empty");
+	assert_string_equal(diag_text(), "directory 12 is empty");
+	(void)fail_plainly(-ENOENT, "directory", 12, "is empty");
+	assert_int_equal(fail(-EIO, "block 7"), -EIO);
+	assert_string_equal(diag_text(), "block 7");
+	(void)fail_plainly(-ENOENT, "directory", 12, "is empty");
+	diag_clear();
+	assert_string_equal(diag_text(), "");
+
 	diag_clear();
 	assert_int_equal(fail_in(-EIO, "nothing inside"), -EIO);
 	assert_string_equal(diag_text(), "nothing inside");
