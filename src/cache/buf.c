@@ -349,7 +349,10 @@ struct purpose {
 /* Requires the lock bit, or the lock of the buffer's shard (B1). */
 static bool is_verified(const struct buf *buf, const struct purpose *purpose)
 {
-	return buf->ops == purpose->ops && buf->owner == purpose->owner;
+	const struct buf_ops *ops = purpose->ops;
+
+	return (buf->ops == ops || (ops->stricter != NULL && buf->ops == ops->stricter)) &&
+	       buf->owner == purpose->owner;
 }
 
 /*
@@ -453,6 +456,20 @@ int buf_read(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t
 	assert(buf_is_uptodate(buf));
 	*ret_buf = buf;
 	return 0;
+}
+
+void buf_seal(struct buf *buf, void *arg)
+{
+	struct buf_shard *shard = shard_of(buf->cache, buf->blk);
+	const struct buf_ops *ops;
+	uint64_t owner;
+
+	mutex_lock(&shard->lock);
+	ops = buf->ops;
+	owner = buf->owner;
+	mutex_unlock(&shard->lock);
+	if (ops->seal != NULL)
+		ops->seal(buf, owner, arg);
 }
 
 /* ---- blocks that are not read ---------------------------------------------------------------- */

@@ -52,9 +52,18 @@ uint32_t cache_block_size(const struct cache *cache);
  * buf_read() was given: 0, or an error with text (corrupt(), bad_checksum()).  It may not block or
  * take locks.
  */
+struct buf;
 struct buf_ops {
 	const char *name; /* "extent block" */
 	int (*verify)(const void *data, uint32_t bytes, blk_t blk, const void *arg);
+	/* A block that these found good for an owner is good for these too; or NULL. */
+	const struct buf_ops *stricter;
+	/*
+	 * Brings the checksum up to date once before each commit (handle_dirty_unsealed()); @arg is
+	 * that of the log.  NULL: whoever changes the block does.  Nothing is held, nobody has a
+	 * handle.
+	 */
+	void (*seal)(struct buf *buf, uint64_t owner, void *arg);
 };
 
 /*
@@ -71,6 +80,7 @@ struct buf_journal {
 	uint32_t commit_tid;	    /* journal: its copy is being written with this transaction */
 	struct txn_done *done;	    /* journal: the last committed change, not yet home */
 	struct list done_link;	    /* journal: of its list */
+	_Atomic bool unsealed;	    /* a; set with a handle: buf_seal() is still to come */
 };
 
 /* shared */
@@ -117,6 +127,8 @@ void buf_get(struct buf *buf); /* one more reference to one that is referenced *
  */
 int buf_create(struct cache *cache, blk_t blk, const struct buf_ops *ops, uint64_t owner,
 	       struct buf **ret_buf) MUST_CHECK;
+/* buf_ops.seal() of what the buffer was last found good for. */
+void buf_seal(struct buf *buf, void *arg);
 /* The buffer of @blk with a reference if it is in memory and uptodate, else NULL. */
 struct buf *buf_lookup(struct cache *cache, blk_t blk);
 

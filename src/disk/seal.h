@@ -4,8 +4,8 @@
  * asks for.  Without the feature that brings the checksum nothing is touched.
  *
  * Each is called with the block's bytes complete, behind the last change and before
- * handle_dirty().  Where a checksum lies in a tail, the whole tail is written, so a new block needs
- * nothing but its contents.  Pure functions; safe from any thread.
+ * handle_dirty(), or by buf_ops.seal().  Where a checksum lies in a tail, the whole tail is
+ * written, so a new block needs nothing but its contents.  Pure functions; safe from any thread.
  */
 #ifndef DISK_SEAL_H
 #define DISK_SEAL_H

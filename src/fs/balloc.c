@@ -447,7 +447,7 @@ static int record_locked(struct handle *h, struct balloc *b, struct group_bufs *
 		return err;
 	bitmap_set(data, bit, run->count);
 	set_desc_free(b, gb, grp->disk_free - run->count);
-	group_bufs_dirty(h, b, gb, false);
+	group_bufs_dirty(h, b, gb);
 	return 0;
 }
 
@@ -593,7 +593,7 @@ static int free_locked(struct handle *h, struct balloc *b, struct group_bufs *gb
 		return err;
 	bitmap_clear(gb->bitmap_buf->data, cluster_bit(b->geom, run->cluster), run->count);
 	set_desc_free(b, gb, b->groups[gb->group].disk_free + run->count);
-	group_bufs_dirty(h, b, gb, false);
+	group_bufs_dirty(h, b, gb);
 	return 0;
 }
 

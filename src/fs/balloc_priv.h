@@ -200,8 +200,8 @@ void group_bufs_put(struct group_bufs *gb);
  */
 int group_bufs_get_write(struct handle *h, struct balloc *b, struct group_bufs *gb,
 			 bool inode_bitmap) MUST_CHECK;
-/* After they changed: checksums, and what struct group repeats of the descriptor. */
-void group_bufs_dirty(struct handle *h, struct balloc *b, struct group_bufs *gb, bool inode_bitmap);
+/* After they changed. */
+void group_bufs_dirty(struct handle *h, struct balloc *b, struct group_bufs *gb);
 
 /* ---- the file system's own blocks: zones.c --------------------------------------------------- */
 

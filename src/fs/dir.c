@@ -12,6 +12,7 @@
 #include "fs/fs_priv.h"
 
 #include "base/diag.h"
+#include "disk/seal.h"
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
 
@@ -44,9 +45,25 @@ static int leaf_or_node_verify(const void *data, uint32_t bytes, blk_t blk, cons
 	return leaf_verify(data, bytes, blk, arg);
 }
 
-const struct buf_ops dir_leaf_ops = { "directory block", leaf_verify };
-static const struct buf_ops leaf_or_node_ops = { "directory block of any kind",
-						 leaf_or_node_verify };
+static void leaf_seal(struct buf *buf, uint64_t owner, void *arg)
+{
+	const struct geom *g = &((struct uext4_fs *)arg)->geom;
+	const struct verify_inode vi = { .geom = g, .csum_seed = buf_owner_seed(g, owner) };
+
+	seal_dirent_block(&vi, buf->data);
+}
+
+const struct buf_ops dir_leaf_ops = {
+	.name = "directory block",
+	.verify = leaf_verify,
+	.seal = leaf_seal,
+};
+static const struct buf_ops leaf_or_node_ops = {
+	.name = "directory block of any kind",
+	.verify = leaf_or_node_verify,
+	.stricter = &dir_leaf_ops,
+	.seal = leaf_seal, /* nodes are sealed by who changes them */
+};
 
 bool dir_is_indexed(const struct inode *ip)
 {

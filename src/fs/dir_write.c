@@ -18,7 +18,6 @@
 #include "fs/xattr.h"
 
 #include "base/diag.h"
-#include "disk/seal.h"
 
 /* ---- parts ----------------------------------------------------------------------------------- */
 
@@ -26,15 +25,6 @@ uint8_t dirent_disk_type(const struct inode *ip, uint8_t type)
 {
 	return geom_has_incompat(&ip->fs->geom, EXT4_FEATURE_INCOMPAT_FILETYPE) ? type
 										: EXT4_FT_UNKNOWN;
-}
-
-void dir_leaf_changed(struct handle *h, struct inode *ip, struct buf *buf)
-{
-	struct verify_inode vi;
-
-	inode_verify_arg(ip, &vi);
-	seal_dirent_block(&vi, buf->data);
-	handle_dirty(h, buf);
 }
 
 int dir_store(struct handle *h, struct inode *ip)
@@ -149,7 +139,7 @@ static int add_to_block(struct handle *h, struct inode *dir, lblk_t logical,
 	if (err < 0)
 		return err;
 	dirents_insert(buf->data, row.block_size, at, entry);
-	dir_leaf_changed(h, dir, buf);
+	handle_dirty_unsealed(h, buf);
 	dir->dir_room = logical;
 	*ret_added = true;
 	return 0;
@@ -166,7 +156,7 @@ static int add_to_new_block(struct handle *h, struct inode *dir, const struct di
 		return err;
 	dirents_clear(buf->data, dir->fs->geom.block_size, dir_leaf_bytes(dir));
 	dirents_insert(buf->data, dir->fs->geom.block_size, 0, entry);
-	dir_leaf_changed(h, dir, buf);
+	handle_dirty_unsealed(h, buf);
 	dir->dir_room = logical;
 	return 0;
 }
@@ -226,7 +216,7 @@ int dir_init(struct handle *h, struct inode *dir, uint32_t parent_ino)
 		return err;
 	assert(logical == 0);
 	dir_fill_dots(dir, buf->data, parent_ino, dir_leaf_bytes(dir));
-	dir_leaf_changed(h, dir, buf);
+	handle_dirty_unsealed(h, buf);
 	return 0;
 }
 
@@ -273,7 +263,7 @@ int dir_remove(struct handle *h, struct inode *dir, const void *name, size_t nam
 	err = handle_get_write(h, found.buf);
 	if (err == 0) {
 		dirents_remove(found.buf->data, found.row.block_size, &found.place);
-		dir_leaf_changed(h, dir, found.buf);
+		handle_dirty_unsealed(h, found.buf);
 		err = entries_changed(h, dir);
 	}
 	buf_put(found.buf);
@@ -301,7 +291,7 @@ static int set_parent(struct handle *h, struct inode *dir, uint32_t parent_ino)
 	dirents_set(buf->data, place.at,
 		    &(struct dirent_new){ .ino = parent_ino,
 					  .type = dirent_disk_type(dir, UEXT4_FT_DIR) });
-	dir_leaf_changed(h, dir, buf);
+	handle_dirty_unsealed(h, buf);
 	return 0;
 }
 
@@ -316,7 +306,7 @@ static int set_entry(struct handle *h, struct inode *dir, const struct dirent_ne
 	err = handle_get_write(h, found.buf);
 	if (err == 0) {
 		dirents_set(found.buf->data, found.place.at, entry);
-		dir_leaf_changed(h, dir, found.buf);
+		handle_dirty_unsealed(h, found.buf);
 	}
 	buf_put(found.buf);
 	return err;

@@ -26,7 +26,7 @@ static int extent_node_verify(const void *data, uint32_t bytes, blk_t blk, const
 	return verify_extent_node(arg, data, bytes, blk);
 }
 
-const struct buf_ops extent_node_ops = { "extent block", extent_node_verify };
+const struct buf_ops extent_node_ops = { .name = "extent block", .verify = extent_node_verify };
 
 struct map_ext extent_decode(const struct ext4_extent *ex)
 {

@@ -17,6 +17,12 @@ static inline uint64_t inode_buf_owner(const struct inode *ip)
 	return (uint64_t)ip->ino << 32 | ip->generation;
 }
 
+/* The same as inode.csum_seed. */
+static inline uint32_t buf_owner_seed(const struct geom *g, uint64_t owner)
+{
+	return verify_inode_seed(g, (uint32_t)(owner >> 32), (uint32_t)owner);
+}
+
 /* map_read_buf() that, when it has to read, reads up to @ahead neighbours on disk as well. */
 int map_read_buf_ahead(struct inode *ip, lblk_t logical, const struct buf_ops *ops, const void *arg,
 		       uint32_t ahead, struct buf **ret_buf) MUST_CHECK;
@@ -259,8 +265,6 @@ uint8_t dirent_disk_type(const struct inode *ip, uint8_t type);
 /* The next block of directory @ip, zeroed, in @h; the size has grown.  -ENOSPC, -EDQUOT. */
 int dir_add_block(struct handle *h, struct inode *ip, const struct buf_ops *ops,
 		  struct buf **ret_buf, lblk_t *ret_logical) MUST_CHECK;
-/* A block of entries has changed: checksum, handle_dirty(). */
-void dir_leaf_changed(struct handle *h, struct inode *ip, struct buf *buf);
 /* inode_store(), where a failure has to abort the journal: the directory has changed. */
 int dir_store(struct handle *h, struct inode *ip) MUST_CHECK;
 /* "." and ".." into the empty block @buf, and room behind them up to @bytes. */

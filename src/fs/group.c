@@ -9,8 +9,8 @@
  *  D1  While an image is open for writing a descriptor is read and changed under its group's lock:
  *      its checksum covers all of it.
  *  D2  What a bitmap's checksum ought to be is also in struct group, so that a bitmap can be
- *      verified when it is read, without that lock.  Who changes a bitmap has its buffer, so that
- *      nobody reads it from disk at that time.
+ *      verified when it is read, without that lock.  While it changes both are old: from the first
+ *      change to the commit, which seals it, its buffer is held, and nobody reads it from disk.
  */
 #include "fs/balloc_priv.h"
 
@@ -29,7 +29,10 @@ static int desc_block_verify(const void *data, uint32_t bytes, blk_t blk, const 
 	return 0;
 }
 
-static const struct buf_ops desc_block_ops = { "group descriptor block", desc_block_verify };
+static const struct buf_ops desc_block_ops = {
+	.name = "group descriptor block",
+	.verify = desc_block_verify,
+};
 
 static int desc_buf_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, struct buf **ret_buf,
 			 struct ext4_group_desc **ret_gd)
@@ -47,6 +50,20 @@ static int desc_buf_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, st
 	*ret_gd = (void *)(buf->data + group % g->desc_per_block * g->desc_size);
 	*ret_buf = buf;
 	return 0;
+}
+
+/* If it is in memory, else NULL. */
+static struct buf *desc_buf_lookup(struct uext4_fs *fs, uint32_t group,
+				   struct ext4_group_desc **ret_gd)
+{
+	const struct geom *g = &fs->geom;
+	struct buf *buf;
+
+	buf = buf_lookup(fs->cache,
+			 geom_desc_block(g, fs->super_blk, group / g->desc_per_block));
+	if (buf != NULL)
+		*ret_gd = (void *)(buf->data + group % g->desc_per_block * g->desc_size);
+	return buf;
 }
 
 int group_desc_buf(struct uext4_fs *fs, uint32_t group, struct buf **ret_buf,
@@ -154,8 +171,47 @@ static int inode_bitmap_verify(const void *data, uint32_t bytes, blk_t blk, cons
 	return bitmap_verify(arg, data, true);
 }
 
-static const struct buf_ops block_bitmap_ops = { "block bitmap", block_bitmap_verify };
-static const struct buf_ops inode_bitmap_ops = { "inode bitmap", inode_bitmap_verify };
+/* Into the descriptor, which is in the same transaction, and so in memory. */
+static void bitmap_seal(struct balloc *b, uint32_t group, const struct buf *buf, bool inode_bitmap)
+{
+	const struct geom *g = b->geom;
+	struct group *grp = &b->groups[group];
+	struct ext4_group_desc *gd;
+	struct buf *desc_buf BUF_SCOPE = desc_buf_lookup(b->fs, group, &gd);
+
+	assert(desc_buf != NULL);
+	group_lock(b, group); /* D1 */
+	seal_bitmap(g, gd, buf->data, inode_bitmap);
+	seal_group_desc(g, group, gd);
+	if (inode_bitmap)
+		atomic_store(&grp->inode_csum, desc_get16(g, &gd->bg_inode_bitmap_csum_lo,
+							  &gd->bg_inode_bitmap_csum_hi));
+	else
+		atomic_store(&grp->block_csum, desc_get16(g, &gd->bg_block_bitmap_csum_lo,
+							  &gd->bg_block_bitmap_csum_hi));
+	group_unlock(b, group);
+}
+
+static void block_bitmap_seal(struct buf *buf, uint64_t owner, void *arg)
+{
+	bitmap_seal(((struct uext4_fs *)arg)->balloc, (uint32_t)owner, buf, false);
+}
+
+static void inode_bitmap_seal(struct buf *buf, uint64_t owner, void *arg)
+{
+	bitmap_seal(((struct uext4_fs *)arg)->balloc, (uint32_t)owner, buf, true);
+}
+
+static const struct buf_ops block_bitmap_ops = {
+	.name = "block bitmap",
+	.verify = block_bitmap_verify,
+	.seal = block_bitmap_seal,
+};
+static const struct buf_ops inode_bitmap_ops = {
+	.name = "inode bitmap",
+	.verify = inode_bitmap_verify,
+	.seal = inode_bitmap_seal,
+};
 
 void group_bufs_put(struct group_bufs *gb)
 {
@@ -219,20 +275,10 @@ int group_bufs_get_write(struct handle *h, struct balloc *b, struct group_bufs *
 	return 0;
 }
 
-void group_bufs_dirty(struct handle *h, struct balloc *b, struct group_bufs *gb, bool inode_bitmap)
+void group_bufs_dirty(struct handle *h, struct balloc *b, struct group_bufs *gb)
 {
-	struct group *grp = &b->groups[gb->group];
-	struct ext4_group_desc *gd = gb->gd;
-
-	seal_bitmap(b->geom, gd, gb->bitmap_buf->data, inode_bitmap);
-	seal_group_desc(b->geom, gb->group, gd);
-	if (inode_bitmap)
-		atomic_store(&grp->inode_csum, desc_get16(b->geom, &gd->bg_inode_bitmap_csum_lo,
-							  &gd->bg_inode_bitmap_csum_hi));
-	else
-		atomic_store(&grp->block_csum, desc_get16(b->geom, &gd->bg_block_bitmap_csum_lo,
-							  &gd->bg_block_bitmap_csum_hi));
-	handle_dirty(h, gb->bitmap_buf);
+	seal_group_desc(b->geom, gb->group, gb->gd);
+	handle_dirty_unsealed(h, gb->bitmap_buf);
 	handle_dirty(h, gb->desc_buf);
 }
 

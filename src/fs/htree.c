@@ -36,8 +36,8 @@ static int node_verify(const void *data, uint32_t bytes, blk_t blk, const void *
 	return verify_dx_node(arg, data, blk);
 }
 
-const struct buf_ops htree_root_ops = { "directory index root", root_verify };
-const struct buf_ops htree_node_ops = { "directory index block", node_verify };
+const struct buf_ops htree_root_ops = { .name = "directory index root", .verify = root_verify };
+const struct buf_ops htree_node_ops = { .name = "directory index block", .verify = node_verify };
 
 bool htree_version(const struct geom *g, uint8_t disk_version, uint8_t *ret_version)
 {

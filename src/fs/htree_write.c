@@ -171,7 +171,7 @@ int htree_create(struct handle *h, struct inode *ip)
 	assert(logical == 1);
 
 	copy_entries(&row, leaf->data);
-	dir_leaf_changed(h, ip, leaf);
+	handle_dirty_unsealed(h, leaf);
 	root_fill(h, ip, root, parent_ino);
 	inode_set_flags(ip, EXT4_INDEX_FL, 0);
 	return dir_store(h, ip);
@@ -285,8 +285,8 @@ static int split_leaf(struct handle *h, struct htree *t, const struct htree_leaf
 	if (border == map[split - 1].hash)
 		border |= 1; /* W1 */
 	move_entries(map + split, count - split, row, buf->data, new->data);
-	dir_leaf_changed(h, t->ip, new);
-	dir_leaf_changed(h, t->ip, buf);
+	handle_dirty_unsealed(h, new);
+	handle_dirty_unsealed(h, buf);
 	level_insert(above, border, logical);
 	level_changed(h, t, t->levels - 1);
 	return 0;
@@ -391,7 +391,7 @@ static int add_step(struct handle *h, struct htree *t, const struct dirent_new *
 		assert(found);
 	}
 	dirents_insert(buf->data, row.block_size, at, entry);
-	dir_leaf_changed(h, t->ip, buf);
+	handle_dirty_unsealed(h, buf);
 	*ret_added = true;
 	return 0;
 }

@@ -213,7 +213,7 @@ static int write_block_bitmap(struct handle *h, struct balloc *b, struct group_b
 	int err = group_bufs_get_write(h, b, blocks, false);
 
 	if (err == 0)
-		group_bufs_dirty(h, b, blocks, false);
+		group_bufs_dirty(h, b, blocks);
 	return err;
 }
 
@@ -246,7 +246,7 @@ static void take_inode(struct handle *h, struct balloc *b, struct group_bufs *gb
 		desc_set16(g, &gd->bg_itable_unused_lo, &gd->bg_itable_unused_hi,
 			   g->inodes_per_group - used);
 	}
-	group_bufs_dirty(h, b, gb, true);
+	group_bufs_dirty(h, b, gb);
 }
 
 /* Group lock. */
@@ -393,7 +393,7 @@ static int free_locked(struct handle *h, struct balloc *b, struct group_bufs *gb
 		desc_set16(g, &gd->bg_used_dirs_count_lo, &gd->bg_used_dirs_count_hi, dirs - 1);
 		atomic_fetch_sub(&b->dirs, 1);
 	}
-	group_bufs_dirty(h, b, gb, true);
+	group_bufs_dirty(h, b, gb);
 	atomic_fetch_add(&b->inodes_free, 1);
 	return 0;
 }

@@ -32,7 +32,7 @@ static int indirect_verify(const void *data, uint32_t bytes, blk_t blk, const vo
 	return 0;
 }
 
-const struct buf_ops indirect_ops = { "indirect block", indirect_verify };
+const struct buf_ops indirect_ops = { .name = "indirect block", .verify = indirect_verify };
 
 /* How many pointers from @index on are 0. */
 static uint32_t count_zeros(const le32 *pointers, uint32_t index, uint32_t pointers_count)

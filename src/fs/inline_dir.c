@@ -394,7 +394,7 @@ static int convert_locked(struct handle *h, struct inode *ip, const struct blk_r
 	if (err < 0)
 		return err;
 	fill_block(ip, buf->data, &b);
-	dir_leaf_changed(h, ip, buf);
+	handle_dirty_unsealed(h, buf);
 	err = switch_to(h, ip, run);
 	if (err < 0 && handle_forget(h, run->start) < 0)
 		txn_log_abort(ip->fs->log, err);

@@ -59,7 +59,10 @@ static int inode_table_verify(const void *data, uint32_t bytes, blk_t blk, const
 	return 0;
 }
 
-const struct buf_ops inode_table_ops = { "inode table block", inode_table_verify };
+const struct buf_ops inode_table_ops = {
+	.name = "inode table block",
+	.verify = inode_table_verify,
+};
 
 struct place {
 	blk_t blk;

@@ -54,7 +54,19 @@ static int orphan_block_verify(const void *data, uint32_t bytes, blk_t blk, cons
 	return verify_orphan_block(arg, data, blk);
 }
 
-static const struct buf_ops orphan_block_ops = { "orphan file block", orphan_block_verify };
+static void orphan_block_seal(struct buf *buf, uint64_t owner, void *arg)
+{
+	const struct geom *g = &((struct uext4_fs *)arg)->geom;
+	const struct verify_inode vi = { .geom = g, .csum_seed = buf_owner_seed(g, owner) };
+
+	seal_orphan_block(&vi, buf->data, buf->blk);
+}
+
+static const struct buf_ops orphan_block_ops = {
+	.name = "orphan file block",
+	.verify = orphan_block_verify,
+	.seal = orphan_block_seal,
+};
 
 static uint32_t slots_a_block(const struct geom *g)
 {
@@ -210,19 +222,15 @@ bool orphan_file_is_empty(struct uext4_fs *fs)
 	return fs->orphan_file->used == 0;
 }
 
-static int file_set(struct handle *h, struct uext4_fs *fs, struct buf *buf, uint32_t slot,
-		    uint32_t ino)
+static int file_set(struct handle *h, struct buf *buf, uint32_t slot, uint32_t ino)
 {
-	struct verify_inode vi;
 	int err;
 
 	err = handle_get_write(h, buf);
 	if (err < 0)
 		return err;
 	((le32 *)(void *)buf->data)[slot] = le32_make(ino);
-	inode_verify_arg(fs->orphan_file->ip, &vi);
-	seal_orphan_block(&vi, buf->data, buf->blk);
-	handle_dirty(h, buf);
+	handle_dirty_unsealed(h, buf);
 	return 0;
 }
 
@@ -246,7 +254,7 @@ static int file_add(struct handle *h, struct uext4_fs *fs, uint32_t ino, uint32_
 		entries = (const le32 *)(const void *)buf->data;
 		do {
 			if (le32_get(entries[at % slots]) == 0) {
-				err = file_set(h, fs, buf, at % slots, ino);
+				err = file_set(h, buf, at % slots, ino);
 				if (err < 0)
 					return err;
 				*ret_slot = at + 1;
@@ -271,7 +279,7 @@ static int file_remove(struct handle *h, struct uext4_fs *fs, uint32_t slot)
 	if (err < 0)
 		return err;
 	fs->orphan_file->next = slot - 1;
-	err = file_set(h, fs, buf, (slot - 1) % slots, 0);
+	err = file_set(h, buf, (slot - 1) % slots, 0);
 	if (err == 0)
 		fs->orphan_file->used--;
 	return err;

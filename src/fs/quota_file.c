@@ -36,7 +36,7 @@ static int verify(const void *data, uint32_t bytes, blk_t blk, const void *arg)
 	return 0; /* nothing tells what such a block is; what it says is checked when it is used */
 }
 
-static const struct buf_ops quota_ops = { "quota block", verify };
+static const struct buf_ops quota_ops = { .name = "quota block", .verify = verify };
 
 static uint32_t file_blocks(const struct quota_file *f)
 {

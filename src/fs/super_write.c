@@ -27,7 +27,7 @@ static int super_verify(const void *data, uint32_t bytes, blk_t blk, const void 
 	return 0; /* the superblock in it was verified when the file system was opened */
 }
 
-static const struct buf_ops super_ops = { "superblock", super_verify };
+static const struct buf_ops super_ops = { .name = "superblock", .verify = super_verify };
 
 struct ext4_super_block *super_of(struct uext4_fs *fs)
 {

@@ -108,7 +108,7 @@ static int xattr_block_verify(const void *data, uint32_t bytes, blk_t blk, const
 	return verify_xattr_block(arg, data, blk);
 }
 
-const struct buf_ops xattr_block_ops = { "xattr block", xattr_block_verify };
+const struct buf_ops xattr_block_ops = { .name = "xattr block", .verify = xattr_block_verify };
 
 blk_t xattr_block_blk(const struct inode *ip)
 {

@@ -10,6 +10,7 @@
  *	forget_tid = R	the block was freed in R; then tid is 0
  *	commit_tid = C	the copy of it is being written, or C freed it
  *	done		the last committed change of it, which is not home yet
+ *	unsealed	its checksum is not that of the bytes; never when claim_tid is not set (BJ1)
  *
  *  BJ1  The bytes are those of the last committed change if neither claim_tid nor commit_tid is
  *       set.  Only then they may be copied to be written home (J1).
@@ -157,11 +158,22 @@ int handle_get_create(struct handle *h, struct buf *buf)
 	return err;
 }
 
-void handle_dirty(struct handle *h, struct buf *buf)
+static void mark_dirty(struct handle *h, struct buf *buf, bool unsealed)
 {
 	assert(atomic_load_explicit(&buf->journal.tid, memory_order_relaxed) == h->tid);
 	if (atomic_load_explicit(&buf->journal.dirty_tid, memory_order_relaxed) != h->tid)
 		atomic_store_explicit(&buf->journal.dirty_tid, h->tid, memory_order_relaxed);
+	atomic_store_explicit(&buf->journal.unsealed, unsealed, memory_order_relaxed);
+}
+
+void handle_dirty(struct handle *h, struct buf *buf)
+{
+	mark_dirty(h, buf, false);
+}
+
+void handle_dirty_unsealed(struct handle *h, struct buf *buf)
+{
+	mark_dirty(h, buf, true);
 }
 
 /* ---- leaving --------------------------------------------------------------------------------- */

@@ -3,6 +3,7 @@
  * Commits: from a running transaction to one that is durable.
  *
  *	close the gate, wait until no handle is open
+ *	seal_entries(): checksums that were left for now, once for all changes
  *	txn_switch(): copy every changed buffer; a new transaction runs
  *	open the gate
  *	descriptors, copies, revokes -> the log	(or, without a journal, the copies -> home)
@@ -39,6 +40,23 @@ static enum entry_kind entry_kind(const struct buf *buf, tid_t tid)
 	if (atomic_load_explicit(&buf->journal.dirty_tid, memory_order_relaxed) == tid)
 		return ENTRY_LOG;
 	return ENTRY_NONE;
+}
+
+/* The gate is closed and no handle is open: entries stay as they are without the lock, too. */
+static void seal_entries(struct txn_log *log) REQUIRES(&log->lock)
+{
+	struct txn *t = log->running;
+
+	mutex_unlock(&log->lock);
+	for (size_t i = 0; i < t->count; i++) {
+		struct buf *buf = t->entries[i].buf;
+
+		if (atomic_load_explicit(&buf->journal.unsealed, memory_order_relaxed) &&
+		    entry_kind(buf, t->tid) == ENTRY_LOG)
+			buf_seal(buf, log->arg);
+		atomic_store_explicit(&buf->journal.unsealed, false, memory_order_relaxed);
+	}
+	mutex_lock(&log->lock);
 }
 
 /* Decides what becomes of each entry, and where the copies are. */
@@ -525,6 +543,7 @@ void commit_running(struct txn_log *log)
 	gate_close(log);
 	while (gate_has_handles(log))
 		cond_wait(&log->changed, &log->lock);
+	seal_entries(log);
 	err = atomic_load(&log->error);
 	if (err == 0)
 		(void)txn_switch(log);

@@ -107,6 +107,11 @@ int handle_get_create(struct handle *h, struct buf *buf) MUST_CHECK;
 /* After they changed.  @buf is then written with the transaction and held until it is home. */
 void handle_dirty(struct handle *h, struct buf *buf);
 /*
+ * The same, but the checksum is still that of the old bytes: buf_ops.seal() is called before the
+ * commit copies the block.  Until then nobody can find it good for something else.
+ */
+void handle_dirty_unsealed(struct handle *h, struct buf *buf);
+/*
  * Metadata block @blk was freed: it leaves the transaction, is revoked (J3), and its buffer never
  * goes home once this transaction has committed.  The caller still holds no reference to it, or
  * puts it right behind.

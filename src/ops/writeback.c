@@ -687,7 +687,7 @@ static int data_verify(const void *data UNUSED, uint32_t bytes UNUSED, blk_t blk
 	return 0;
 }
 
-static const struct buf_ops data_ops = { "data block", data_verify };
+static const struct buf_ops data_ops = { .name = "data block", .verify = data_verify };
 
 /* Is all of block @logical in the batch, from page *@page on? */
 static bool has_whole_block(const struct batch *b, size_t page, lblk_t logical)

@@ -197,8 +197,8 @@ static int toy_verify(const void *data, uint32_t bytes, blk_t blk, const void *a
 		       : corrupt("block %llu is wrong", (unsigned long long)blk);
 }
 
-static const struct buf_ops red_ops = { "red block", toy_verify };
-static const struct buf_ops blue_ops = { "blue block", toy_verify };
+static const struct buf_ops red_ops = { .name = "red block", .verify = toy_verify };
+static const struct buf_ops blue_ops = { .name = "blue block", .verify = toy_verify };
 
 static struct verify_counts verify_counts;
 static struct verify_counts *const verify_arg = &verify_counts;

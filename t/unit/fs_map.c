@@ -1305,7 +1305,7 @@ static int verify_any(const void *data, uint32_t bytes, blk_t blk, const void *a
 	return 0;
 }
 
-static const struct buf_ops any_ops = { "block", verify_any };
+static const struct buf_ops any_ops = { .name = "block", .verify = verify_any };
 
 /* Buffers of new blocks are zeroed, written with their transaction, and gone when removed. */
 static void test_add_buf(void **state)

@@ -66,7 +66,7 @@ static int verify_any(const void *data, uint32_t bytes, blk_t blk, const void *a
 	return 0;
 }
 
-static const struct buf_ops any_ops = { "block", verify_any };
+static const struct buf_ops any_ops = { .name = "block", .verify = verify_any };
 
 /* As t/txn.py has it: some begin as the blocks of a journal do. */
 static void fill(uint8_t *data, uint32_t bytes, uint32_t i, uint32_t use, uint32_t value)

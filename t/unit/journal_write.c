@@ -413,7 +413,7 @@ static int verify_any(const void *data, uint32_t bytes, blk_t blk, const void *a
 	return 0;
 }
 
-static const struct buf_ops any_ops = { "block", verify_any };
+static const struct buf_ops any_ops = { .name = "block", .verify = verify_any };
 
 /* Some versions begin with the magic number of the journal: their copies are escaped. */
 static void fill_meta(uint8_t *data, uint32_t i, uint32_t value)
