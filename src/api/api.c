@@ -34,7 +34,7 @@ struct uext4_dir {
 int api_end(int err)
 {
 	lockrank_assert_none();
-	if (err < 0 && diag_text()[0] == '\0')
+	if (err < 0 && !diag_has_text())
 		fail(err, "%s", strerrordesc_np(-err) ? strerrordesc_np(-err) : "unknown error");
 	return err;
 }

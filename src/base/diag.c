@@ -112,6 +112,11 @@ const char *diag_text(void)
 	return last_text;
 }
 
+bool diag_has_text(void)
+{
+	return last_plain.what != NULL || last_text[0] != '\0';
+}
+
 void diag_clear(void)
 {
 	last_text[0] = '\0';

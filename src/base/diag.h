@@ -32,6 +32,7 @@ int fail_in(int err, const char *fmt, ...) PRINTF(2, 3) COLD;
 
 /* Text of the calling thread's last failure, "" if none.  diag_clear() forgets it. */
 const char *diag_text(void);
+bool diag_has_text(void);
 void diag_clear(void);
 
 #endif

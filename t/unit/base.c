@@ -323,7 +323,9 @@ static void diag_texts(void **state UNUSED)
 	assert_int_equal(fail(-EIO, "block 7"), -EIO);
 	assert_string_equal(diag_text(), "block 7");
 	(void)fail_plainly(-ENOENT, "directory", 12, "is empty");
+	assert_true(diag_has_text());
 	diag_clear();
+	assert_false(diag_has_text());
 	assert_string_equal(diag_text(), "");
 
 	diag_clear();
