@@ -43,13 +43,17 @@ void seal_mmp(const struct geom *g, struct mmp_struct *mmp)
 
 /* ---- inodes ---------------------------------------------------------------------------------- */
 
-void seal_inode(const struct geom *g, uint32_t ino, struct ext4_inode *raw)
+/* As verify_inode_checksum(), but here the two halves can be made zero, and all summed at once. */
+void seal_inode(const struct geom *g, uint32_t seed, struct ext4_inode *raw)
 {
 	uint32_t sum;
 
 	if (!geom_has_csum(g))
 		return;
-	sum = verify_inode_checksum(g, ino, raw);
+	raw->l_i_checksum_lo = le16_make(0);
+	if (inode_has_checksum_hi(g, raw))
+		raw->i_checksum_hi = le16_make(0);
+	sum = crc32c(seed, raw, g->inode_size);
 	raw->l_i_checksum_lo = le16_make((uint16_t)sum);
 	if (inode_has_checksum_hi(g, raw))
 		raw->i_checksum_hi = le16_make((uint16_t)(sum >> 16));

@@ -22,8 +22,11 @@ void seal_group_desc(const struct geom *g, uint32_t group, struct ext4_group_des
  */
 void seal_bitmap(const struct geom *g, struct ext4_group_desc *gd, const void *data,
 		 bool inode_bitmap);
-/* @raw as it lies in the table, @g->inode_size bytes; its i_extra_isize must be sane. */
-void seal_inode(const struct geom *g, uint32_t ino, struct ext4_inode *raw);
+/*
+ * @raw as it lies in the table, @g->inode_size bytes; its i_extra_isize must be sane.  @seed is
+ * verify_inode_seed().
+ */
+void seal_inode(const struct geom *g, uint32_t seed, struct ext4_inode *raw);
 
 /* Blocks of an inode: @vi names it by geom, ino and csum_seed. */
 

@@ -211,7 +211,7 @@ static int raw_write(struct apply *a, struct handle *h, uint32_t ino)
 		extra = le16_get(a->raw->i_extra_isize);
 	if (extra > g->inode_size - EXT4_GOOD_OLD_INODE_SIZE || extra % 4 != 0)
 		return corrupt("inode %u: i_extra_isize is %u", ino, extra);
-	seal_inode(g, ino, a->raw);
+	seal_inode(g, verify_inode_seed(g, ino, le32_get(a->raw->i_generation)), a->raw);
 	err = verify_inode(g, ino, a->raw);
 	if (err == 0)
 		err = inode_place(a->fs, ino, &blk, &offset);

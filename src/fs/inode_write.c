@@ -41,7 +41,7 @@ static int store(struct handle *h, struct inode *ip)
 	}
 	mutex_lock(&ip->raw_lock);
 	atomic_fetch_and(&ip->flags, ~(uint32_t)INODE_DIRTY_TIMES);
-	seal_inode(&ip->fs->geom, ip->ino, ip->raw);
+	seal_inode(&ip->fs->geom, ip->csum_seed, ip->raw);
 	memcpy(buf->data + ip->table_offset, ip->raw, ip->fs->geom.inode_size);
 	mutex_unlock(&ip->raw_lock);
 	handle_dirty(h, buf);
