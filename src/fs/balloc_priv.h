@@ -226,7 +226,7 @@ bool zones_touch(const struct balloc *b, blk_t start, uint64_t count);
 uint32_t bitmap_count(const uint8_t *data, uint32_t first, uint32_t count);
 void bitmap_set(uint8_t *data, uint32_t first, uint32_t count);
 void bitmap_clear(uint8_t *data, uint32_t first, uint32_t count);
-/* The first 0 in [@first, @end), or @end. */
+/* The first 0 in [@first, @end), or @end; words of 64 bits are read whole. */
 uint32_t bitmap_find_zero(const uint8_t *data, uint32_t first, uint32_t end);
 
 /* The block bitmap of a group in which nothing but the file system's own blocks is in use. */

@@ -84,19 +84,13 @@ void bitmap_clear(uint8_t *data, uint32_t first, uint32_t count)
 
 uint32_t bitmap_find_zero(const uint8_t *data, uint32_t first, uint32_t end)
 {
-	while (first < end) {
-		uint64_t word;
+	uint64_t before = (UINT64_C(1) << first % 64) - 1, word; /* of the first word */
 
-		if (first % 64 == 0 && end - first >= 64) {
-			memcpy(&word, data + first / 8, sizeof(word));
-			if (word == UINT64_MAX) {
-				first += 64;
-				continue;
-			}
-		}
-		if (!(data[first / 8] >> first % 8 & 1))
-			return first;
-		first++;
+	for (uint32_t at = first & ~63u; at < end; at += 64, before = 0) {
+		memcpy(&word, data + at / 8, sizeof(word));
+		word = ~(BASE_LE(64, word) | before);
+		if (word != 0)
+			return (uint32_t)min_u64(at + (unsigned)__builtin_ctzll(word), end);
 	}
 	return end;
 }
