@@ -274,6 +274,7 @@ struct mapping {
 	/* Of pages[], those that are dirty or under writeback, each referenced. */
 	struct xarray dirty GUARDED(&lock);
 	bool used GUARDED(&lock);      /* it has had pages */
+	bool evicted GUARDED(&lock);   /* reclaim has taken one */
 	const struct mapping_ops *ops; /* c */
 	struct cache *cache;	       /* c */
 	struct dirty_node dirty_node;  /* dirty */

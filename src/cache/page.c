@@ -130,6 +130,7 @@ bool page_evict(struct page *page, struct index_hold *hold) NO_TSA
 		return false;
 	assert(!(atomic_load(&page->state) & (STATE_LOCK | STATE_DIRTY | STATE_WRITEBACK)));
 	index_remove(m, page);
+	m->evicted = true;
 	return true;
 }
 
@@ -138,7 +139,7 @@ void mapping_init(struct mapping *m, struct cache *cache, const struct mapping_o
 	atomic_init(&m->frames, NULL);
 	rwlock_init(&m->lock, RANK_mapping, 0);
 	xarray_init(&m->pages);
-	m->used = false;
+	m->used = m->evicted = false;
 	m->ops = ops;
 	m->cache = cache;
 	dirty_mapping_init(m);
@@ -174,7 +175,8 @@ void mapping_finish(struct mapping *m) NO_TSA
 	if (m->used) {
 		while ((count = index_pop(m, pages)) > 0)
 			page_slots_put(pages, count);
-		reclaim_barrier(m->cache);
+		if (m->evicted)
+			reclaim_barrier(m->cache);
 	}
 	frames_finish(m);
 	xarray_finish(&m->pages);
