@@ -27,7 +27,20 @@ static int super_verify(const void *data, uint32_t bytes, blk_t blk, const void 
 	return 0; /* the superblock in it was verified when the file system was opened */
 }
 
-static const struct buf_ops super_ops = { .name = "superblock", .verify = super_verify };
+static void super_seal(struct buf *buf UNUSED, uint64_t owner UNUSED, void *arg)
+{
+	struct uext4_fs *fs = arg;
+
+	mutex_lock(&fs->super_lock);
+	seal_super(super_of(fs));
+	mutex_unlock(&fs->super_lock);
+}
+
+static const struct buf_ops super_ops = {
+	.name = "superblock",
+	.verify = super_verify,
+	.seal = super_seal,
+};
 
 struct ext4_super_block *super_of(struct uext4_fs *fs)
 {
@@ -38,8 +51,7 @@ struct ext4_super_block *super_of(struct uext4_fs *fs)
 
 void super_changed(struct handle *h, struct uext4_fs *fs)
 {
-	seal_super(super_of(fs));
-	handle_dirty(h, fs->super_buf);
+	handle_dirty_unsealed(h, fs->super_buf);
 }
 
 static void set_wide_time(le32 *low, uint8_t *high)
