@@ -181,6 +181,9 @@ struct page {
  * otherwise it may be passed over.  It goes on after an error as far as that makes sense and
  * returns the first one; what could not be written is dirty again.
  *
+ * writepages_together: the same for all pages of each of @count different files, without waiting;
+ * for small files, which so share requests.  NULL: they are written one by one.
+ *
  * drop: a locked page is about to be thrown away (truncate, punch): give back what was reserved for
  * its parts.
  *
@@ -206,9 +209,11 @@ enum mkwrite_flag {
 	MKWRITE_IN_PLACE = 1u << 2,	/* -EAGAIN, and nothing changes, if it needs a promise */
 };
 
+#define MAPPINGS_TOGETHER 64u
 struct mapping_ops {
 	int (*fill)(struct mapping *m, struct page *const *pages, size_t count);
 	int (*writepages)(struct mapping *m, pgoff_t first, pgoff_t last, bool wait);
+	int (*writepages_together)(struct mapping *const *ms, size_t count);
 	void (*drop)(struct mapping *m, struct page *page);
 	void (*hold)(struct mapping *m);
 	bool (*try_hold)(struct mapping *m);

@@ -57,6 +57,18 @@ static int mapping_writepages(struct mapping *m, pgoff_t first, pgoff_t last, bo
 	return err;
 }
 
+static int mapping_writepages_together(struct mapping *const *ms, size_t count)
+{
+	int err = 0;
+
+	lockrank_may_acquire(RANK_commit);
+	if (ms[0]->ops->writepages_together != NULL)
+		return ms[0]->ops->writepages_together(ms, count);
+	for (size_t i = 0; i < count; i++)
+		err = first_error(err, mapping_writepages(ms[i], 0, UINT64_MAX, false));
+	return err;
+}
+
 static void mapping_hold(struct mapping *m)
 {
 	assert(m->ops->hold != NULL && m->ops->release != NULL);
@@ -511,19 +523,66 @@ void mapping_drop(struct mapping *m, pgoff_t first, pgoff_t last)
 	}
 }
 
+/* ---- some files ------------------------------------------------------------------------------ */
+
+/* Files of one kind that a walk has come to, held, to be written together. */
+struct together {
+	size_t count;
+	struct mapping *files[MAPPINGS_TOGETHER];
+	int err; /* the first */
+};
+
+static void together_write(struct together *t, struct dirty_state *d) REQUIRES(&d->lock)
+{
+	if (t->count == 0)
+		return;
+	mutex_unlock(&d->lock);
+	t->err = first_error(t->err, mapping_writepages_together(t->files, t->count));
+	for (size_t i = 0; i < t->count; i++)
+		mapping_release(t->files[i]);
+	t->count = 0;
+	mutex_lock(&d->lock);
+}
+
+static void together_add(struct together *t, struct dirty_state *d, struct mapping *m)
+	REQUIRES(&d->lock)
+{
+	mapping_hold(m);
+	t->files[t->count++] = m;
+	if (t->count == MAPPINGS_TOGETHER)
+		together_write(t, d);
+}
+
 /* ---- all files ------------------------------------------------------------------------------- */
 
+/* Up to the one that was listed as number @last. */
+static int write_listed(struct dirty_state *d, uint64_t last) REQUIRES(&d->lock)
+{
+	struct together together = { .count = 0 };
+	struct dirty_node position;
+	struct mapping *m;
+
+	walk_begin(d, &position);
+	while ((m = walk_next(d, &position)) != NULL && m->listed_seq <= last) /* W4 */
+		together_add(&together, d, m);
+	walk_end(d, &position);
+	together_write(&together, d);
+	return together.err;
+}
+
+/* What can be written together, and then, one by one, what others were writing meanwhile. */
 int cache_flush(struct cache *cache)
 {
 	struct dirty_state *d = &cache->dirty;
 	struct mapping *m;
 	struct dirty_node position;
 	uint64_t last;
-	int err = 0;
+	int err;
 
 	lockrank_may_acquire(RANK_commit);
 	mutex_lock(&d->lock);
 	last = d->listed_seq;
+	err = write_listed(d, last);
 	walk_begin(d, &position);
 	while ((m = walk_next(d, &position)) != NULL && m->listed_seq <= last) { /* W4 */
 		int failed;
@@ -579,25 +638,21 @@ static bool pass_is_over(const struct pass *pass, struct dirty_state *d, const s
 
 static void flush_pass(struct pass *pass, struct dirty_state *d) REQUIRES(&d->lock)
 {
+	struct together together = { .count = 0 };
 	struct mapping *m;
 	struct dirty_node position;
 
 	walk_begin(d, &position);
 	while ((m = walk_next(d, &position)) != NULL && !pass_is_over(pass, d, m)) {
-		int err;
-
 		/* Written all the time, so it never leaves its place. */
 		if (!pass->pressure && m->flushed_ns != 0 && pass->now - m->flushed_ns < d->age_ns)
 			continue;
 		m->flushed_ns = pass->now;
-		mapping_hold(m);
-		mutex_unlock(&d->lock);
-		err = mapping_writepages(m, 0, UINT64_MAX, false);
-		mapping_release(m);
-		pass->err = first_error(pass->err, err);
-		mutex_lock(&d->lock);
+		together_add(&together, d, m);
 	}
 	walk_end(d, &position);
+	together_write(&together, d);
+	pass->err = together.err;
 }
 
 /* Until there may be something to do. */

@@ -338,6 +338,7 @@ static void file_evict(struct mapping *m)
 const struct mapping_ops file_mapping_ops = {
 	.fill = file_fill,
 	.writepages = file_writepages,
+	.writepages_together = file_writepages_together,
 	.drop = file_drop,
 	.hold = file_hold,
 	.try_hold = file_try_hold,

@@ -175,6 +175,8 @@ int file_grow_pinned(struct inode *ip, uint64_t size) MUST_CHECK;
 int file_fit_frames(struct inode *ip) MUST_CHECK;
 /* mapping_ops.writepages */
 int file_writepages(struct mapping *m, pgoff_t first, pgoff_t last, bool wait) MUST_CHECK;
+/* mapping_ops.writepages_together */
+int file_writepages_together(struct mapping *const *ms, size_t count) MUST_CHECK;
 
 /* ---- the size on disk: writeback.c ----------------------------------------------------------- */
 

@@ -18,6 +18,8 @@
  *  B4  Where a block or cluster is shared by several pages (delayed.c), a file is written by one
  *      thread at a time: two would both find a hole and fill it.
  *  B5  No page lock is held while anything is read, written, or waited for.
+ *  B6  Batches of several small files may be collected and planned one after the other before the
+ *      first is written, so that files that lie side by side go in one request.  B1 holds for each.
  *
  * With data=journal the data does not go to the device but, with the mapping, into the handle; only
  * then is any of it in a transaction (S10, I13).
@@ -51,17 +53,59 @@ struct run {
 	int err;	      /* why not all */
 };
 
-struct batch {
-	struct inode *ip;
-	size_t count;
-	struct page *pages[BATCH_PAGES]; /* ascending, under writeback, referenced */
-	uint8_t parts[BATCH_PAGES];	 /* what was dirty */
-	uint8_t reserved[BATCH_PAGES];	 /* of these, what had no place */
-	int errs[BATCH_PAGES];		 /* of each page */
-	int err;			 /* of none of them: the journal's */
-	size_t runs;
+/* Memory of a batch, or of several. */
+struct batch_room {
+	size_t pages_used, runs_used;
+	struct page *pages[BATCH_PAGES];
+	uint8_t parts[BATCH_PAGES];
+	uint8_t reserved[BATCH_PAGES];
+	int errs[BATCH_PAGES];
 	struct run run[RUNS_MAX];
 };
+
+/* Neighbouring blocks with something dirty, all of them reserved, or none. */
+struct span {
+	lblk_t logical;
+	uint32_t count;
+	bool reserved;
+};
+
+/* A place among the dirty parts of a batch. */
+struct cursor {
+	size_t page;
+	unsigned part;
+};
+
+struct batch {
+	struct inode *ip;
+	size_t count, pages_max;
+	struct page **pages; /* ascending, under writeback, referenced */
+	uint8_t *parts;	     /* what was dirty */
+	uint8_t *reserved;   /* of these, what had no place */
+	int *errs;	     /* of each page */
+	int err;	     /* of none of them: the journal's */
+	size_t runs, runs_max;
+	struct run *run;
+	struct cursor at; /* planned up to here, */
+	struct span span; /* but for this */
+};
+
+/* An empty batch for up to @pages_max pages, and all the runs, that are left in @room. */
+static void batch_init(struct batch *b, struct inode *ip, struct batch_room *room, size_t pages_max)
+{
+	size_t page = room->pages_used, run = room->runs_used;
+
+	*b = (struct batch){
+		.ip = ip,
+		.pages_max = min_size(pages_max, BATCH_PAGES - page),
+		.pages = room->pages + page,
+		.parts = room->parts + page,
+		.reserved = room->reserved + page,
+		.errs = room->errs + page,
+		.runs_max = RUNS_MAX - run,
+		.run = room->run + run,
+	};
+}
 
 /* ---- collecting ------------------------------------------------------------------------------ */
 
@@ -137,9 +181,9 @@ static void batch_collect(struct batch *b, pgoff_t *at, pgoff_t last, bool wait)
 	struct page *found[FIND_MAX], *locked[FIND_MAX], *busy;
 	size_t count;
 
-	while (b->count < BATCH_PAGES) {
+	while (b->count < b->pages_max) {
 		count = mapping_find_dirty(&b->ip->pages, at, last, found,
-					   min_size(FIND_MAX, BATCH_PAGES - b->count));
+					   min_size(FIND_MAX, b->pages_max - b->count));
 		if (count == 0)
 			return;
 		count = lock_dirty(b->ip, found, count, wait, locked, &busy);
@@ -157,19 +201,6 @@ static void batch_collect(struct batch *b, pgoff_t *at, pgoff_t last, bool wait)
 }
 
 /* ---- planning -------------------------------------------------------------------------------- */
-
-/* Neighbouring blocks with something dirty, all of them reserved, or none. */
-struct span {
-	lblk_t logical;
-	uint32_t count;
-	bool reserved;
-};
-
-/* A place among the dirty parts of a batch. */
-struct cursor {
-	size_t page;
-	unsigned part;
-};
 
 /*
  * The next block at or behind *@c with something dirty; *@c is moved behind all of its parts.
@@ -354,11 +385,13 @@ static void fail_pages(struct batch *b, lblk_t logical, uint32_t count, int err)
 	}
 }
 
-/* Runs for what is dirty from *@span, which is not empty, and *@c on, as far as there is room. */
-static void batch_plan(struct batch *b, struct cursor *c, struct span *span)
+/* Runs for what is dirty and was not planned before, as far as there is room. */
+static void batch_plan(struct batch *b)
 {
+	struct span *span = &b->span;
+
 	b->runs = 0;
-	while (b->runs < RUNS_MAX && (span->count > 0 || next_span(b, c, span))) {
+	while (b->runs < b->runs_max && (span->count > 0 || next_span(b, &b->at, span))) {
 		size_t before = b->runs;
 		uint32_t planned;
 		int err;
@@ -382,10 +415,10 @@ static const uint8_t zeros[PAGE_BYTES];
 
 /* A device request that grows as long as its bytes are neighbours on disk. */
 struct request {
-	struct batch *b;
-	size_t run;		    /* whose bytes are added */
-	size_t first_run, last_run; /* those that have bytes in it */
-	uint64_t offset, bytes;	    /* on the device */
+	struct dev *dev;
+	struct run *run;		  /* whose bytes are added */
+	struct run *first_run, *last_run; /* those that have bytes in it; neighbours in memory */
+	uint64_t offset, bytes;		  /* on the device */
 	int pieces;
 	struct iovec iov[DEV_IOV_MAX];
 };
@@ -396,12 +429,12 @@ static void submit(struct request *rq)
 
 	if (rq->pieces == 0)
 		return;
-	err = dev_writev(rq->b->ip->fs->dev, rq->offset, rq->iov, rq->pieces);
+	err = dev_writev(rq->dev, rq->offset, rq->iov, rq->pieces);
 	rq->pieces = 0;
 	if (err < 0) {
-		err = fail_in(err, "inode %u: data", rq->b->ip->ino);
-		for (size_t i = rq->first_run; i <= rq->last_run; i++)
-			rq->b->run[i].err = first_error(rq->b->run[i].err, err);
+		err = fail_in(err, "data");
+		for (struct run *run = rq->first_run; run <= rq->last_run; run++)
+			run->err = first_error(run->err, err);
 	}
 }
 
@@ -439,9 +472,9 @@ static size_t find_page(const struct batch *b, size_t hint, pgoff_t index)
  * The bytes of one run, page by page, and zeros where there is no page in the batch, unless that
  * would overwrite something.
  */
-static void write_run(struct request *rq, const struct run *run, size_t *page)
+static void write_run(struct request *rq, const struct batch *b, const struct run *run,
+		      size_t *page)
 {
-	const struct batch *b = rq->b;
 	const unsigned bits = b->ip->fs->geom.block_bits;
 	uint64_t start = (uint64_t)run->logical << bits,
 		 end = start + ((uint64_t)run->count << bits);
@@ -460,16 +493,24 @@ static void write_run(struct request *rq, const struct run *run, size_t *page)
 	}
 }
 
+static void request_add_batch(struct request *rq, struct batch *b)
+{
+	size_t page = 0;
+
+	for (size_t i = 0; i < b->runs; i++) {
+		rq->run = &b->run[i];
+		write_run(rq, b, rq->run, &page);
+	}
+}
+
 static void batch_write(struct batch *b)
 {
 	struct request rq;
-	size_t page = 0;
 
-	rq.b = b;
+	rq.dev = b->ip->fs->dev;
 	rq.pieces = 0;
 	rq.bytes = rq.offset = 0;
-	for (rq.run = 0; rq.run < b->runs; rq.run++)
-		write_run(&rq, &b->run[rq.run], &page);
+	request_add_batch(&rq, b);
 	submit(&rq);
 }
 
@@ -958,13 +999,11 @@ static bool overwrites_in_scope(const struct batch *b)
 	return false;
 }
 
+/* What was not planned before, and the end. */
 static int batch_run(struct batch *b)
 {
-	struct cursor at = { 0, 0 };
-	struct span span = { .count = 0 };
-
 	for (;;) {
-		batch_plan(b, &at, &span);
+		batch_plan(b);
 		if (b->runs == 0)
 			break;
 		if (file_is_journalled(b->ip) || overwrites_in_scope(b)) {
@@ -986,13 +1025,13 @@ static int note_damage(struct inode *ip, int err)
 
 static int write_blocks(struct inode *ip, pgoff_t first, pgoff_t last, bool wait)
 {
+	struct batch_room room;
 	struct batch b;
 	int err = 0;
 
-	b.ip = ip;
-	b.count = 0;
+	room.pages_used = room.runs_used = 0;
 	for (;;) {
-		b.err = 0;
+		batch_init(&b, ip, &room, BATCH_PAGES);
 		batch_collect(&b, &first, last, wait);
 		if (b.count == 0)
 			return err;
@@ -1013,6 +1052,14 @@ static int write_blocks_alone(struct inode *ip, pgoff_t first, pgoff_t last, boo
 	return err;
 }
 
+static int written(struct inode *ip, int err)
+{
+	/* Whoever closed it while this was dirty has done the same, in vain. */
+	if (atomic_load(&ip->writers) == 0)
+		balloc_discard_prealloc(ip);
+	return note_damage(ip, err);
+}
+
 int file_writepages(struct mapping *m, pgoff_t first, pgoff_t last, bool wait)
 {
 	struct inode *ip = container_of(m, struct inode, pages);
@@ -1024,9 +1071,83 @@ int file_writepages(struct mapping *m, pgoff_t first, pgoff_t last, bool wait)
 		if (done)
 			return note_damage(ip, err);
 	}
-	err = write_blocks_alone(ip, first, last, wait);
-	/* Whoever closed it while this was dirty has done the same, in vain. */
-	if (atomic_load(&ip->writers) == 0)
-		balloc_discard_prealloc(ip);
-	return note_damage(ip, err);
+	return written(ip, write_blocks_alone(ip, first, last, wait));
+}
+
+/* ---- several files --------------------------------------------------------------------------- */
+
+/* Of a file so many pages go together with those of others. */
+#define TOGETHER_PAGES 64u
+
+static bool may_go_together(struct inode *ip)
+{
+	return delayed_is_simple(&ip->fs->geom) && file_shape(ip).state == INODE_BLOCKS &&
+	       !file_is_journalled(ip) && !ip->fs->in_scope;
+}
+
+/* The first files of a row, planned; returns how many, as far as there is room. */
+static size_t plan_together(struct mapping *const *ms, size_t count, struct batch *batches,
+			    struct batch_room *room)
+{
+	size_t n = 0;
+
+	room->pages_used = room->runs_used = 0;
+	for (; n < count && room->pages_used < BATCH_PAGES && room->runs_used < RUNS_MAX; n++) {
+		struct batch *b = &batches[n];
+		pgoff_t at = 0;
+
+		batch_init(b, container_of(ms[n], struct inode, pages), room, TOGETHER_PAGES);
+		if (!may_go_together(b->ip))
+			continue;
+		batch_collect(b, &at, UINT64_MAX, false);
+		batch_plan(b);
+		b->runs_max = b->runs; /* the rest of the room is for others */
+		room->pages_used += b->count;
+		room->runs_used += b->runs;
+	}
+	return n;
+}
+
+static void write_together(struct batch *batches, size_t count)
+{
+	struct request rq;
+
+	rq.dev = batches[0].ip->fs->dev;
+	rq.pieces = 0;
+	rq.bytes = rq.offset = 0;
+	for (size_t i = 0; i < count; i++)
+		request_add_batch(&rq, &batches[i]);
+	submit(&rq);
+}
+
+/* One of the files, whose planned runs were written: these are mapped, the rest goes alone. */
+static int finish_together(struct mapping *m, struct batch *b)
+{
+	size_t count = b->count;
+	int err;
+
+	if (count == 0) /* others write it, or it could not go together */
+		return file_writepages(m, 0, UINT64_MAX, false);
+	batch_map(b);
+	batch_settle(b);
+	err = batch_run(b);
+	if (count == b->pages_max)
+		err = first_error(err, write_blocks(b->ip, 0, UINT64_MAX, false));
+	return written(b->ip, err);
+}
+
+int file_writepages_together(struct mapping *const *ms, size_t count)
+{
+	struct batch batches[MAPPINGS_TOGETHER];
+	struct batch_room room;
+	int err = 0;
+
+	assert(count <= MAPPINGS_TOGETHER);
+	for (size_t done = 0, n; done < count; done += n) {
+		n = plan_together(ms + done, count - done, batches, &room);
+		write_together(batches, n);
+		for (size_t i = 0; i < n; i++)
+			err = first_error(err, finish_together(ms[done + i], &batches[i]));
+	}
+	return err;
 }
