@@ -41,6 +41,7 @@ struct group {
 	_Atomic uint32_t dirs;
 	_Atomic uint32_t flags;
 	_Atomic uint32_t block_csum, inode_csum; /* of the bitmaps, as in the descriptor */
+	uint32_t desc_tid;			 /* which transaction changed the descriptor last */
 	uint32_t disk_free;			 /* clusters whose bit on disk is 0 */
 	uint32_t first_free;			 /* loaded: no bit before it is 0 */
 	uint64_t *bits;				 /* NULL: not loaded; behind the last cluster 1 */
