@@ -25,10 +25,16 @@
 #define XATTR_MAX 65536u
 #define XATTR_MOST 1024u
 
+/* What a directory of the host says of an entry. */
+struct host_name {
+	char *name;
+	bool is_file; /* a regular file */
+};
+
 /* A directory of the host that is being walked. */
 struct host_level {
 	int fd;
-	char **names; /* sorted */
+	struct host_name *names; /* sorted */
 	size_t count;
 	size_t next;
 	size_t path_len; /* of the directory's path */
@@ -87,16 +93,18 @@ static void convert(const struct stat *from, struct source_entry *to)
 
 static int compare_names(const void *a, const void *b)
 {
-	return strcmp(*(char *const *)a, *(char *const *)b);
+	const struct host_name *x = a, *y = b;
+
+	return strcmp(x->name, y->name);
 }
 
 /* The names in the directory @fd, which the listing does not take over. */
-static int list_names(int fd, char ***ret_names, size_t *ret_count)
+static int list_names(int fd, struct host_name **ret_names, size_t *ret_count)
 {
 	DIR *dir = fdopendir(dup(fd));
 	size_t count = 0, size = 0;
 	struct dirent *entry;
-	char **names = NULL;
+	struct host_name *names = NULL;
 
 	if (!dir)
 		return -errno;
@@ -108,14 +116,15 @@ static int list_names(int fd, char ***ret_names, size_t *ret_count)
 			size = size ? size * 2 : 64;
 			names = must_resize(names, size, sizeof(*names));
 		}
-		names[count++] = must_copy(entry->d_name);
+		names[count++] = (struct host_name){ .name = must_copy(entry->d_name),
+						     .is_file = entry->d_type == DT_REG };
 	}
 	if (errno) {
 		int err = -errno;
 
 		closedir(dir);
 		for (size_t i = 0; i < count; i++)
-			free(names[i]);
+			free(names[i].name);
 		free(names);
 		return err;
 	}
@@ -176,13 +185,24 @@ static const struct source_entry *host_leave(struct source *s)
 	return &s->entry;
 }
 
-/* Looks at @name in @dir, which becomes the source's; false: reported. */
-static bool host_look(struct source *s, int dir, char *name, int flags)
+static int host_open_file(int dir, const char *name, int flags)
+{
+	return openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | flags);
+}
+
+/*
+ * Looks at @name in @dir, which becomes the source's; false: reported.  What seems to be a file is
+ * opened first, as most will be in any case: one walk to the name is saved.
+ */
+static bool host_look(struct source *s, int dir, char *name, bool is_file, int flags)
 {
 	struct stat st;
 
-	if (fstatat(dir, name, &st, flags) < 0) {
+	if (is_file)
+		s->fd = host_open_file(dir, name, O_NOFOLLOW);
+	if ((s->fd >= 0 ? fstat(s->fd, &st) : fstatat(dir, name, &st, flags)) < 0) {
 		complain_sys(buffer_text(&s->path), errno, NULL);
+		source_file_close(s);
 		free(name);
 		return false;
 	}
@@ -202,10 +222,11 @@ static const struct source_entry *host_next(struct source *s)
 {
 	if (!s->started) {
 		char *path = must_copy(buffer_text(&s->path));
+		bool found;
 
 		s->started = true;
-		return host_look(s, AT_FDCWD, path, s->follow ? 0 : AT_SYMLINK_NOFOLLOW) ? &s->entry
-											 : NULL;
+		found = host_look(s, AT_FDCWD, path, false, s->follow ? 0 : AT_SYMLINK_NOFOLLOW);
+		return found ? &s->entry : NULL;
 	}
 	if (s->entered) {
 		s->entered = false;
@@ -214,16 +235,16 @@ static const struct source_entry *host_next(struct source *s)
 	}
 	while (s->depth > 0) {
 		struct host_level *level = &s->levels[s->depth - 1];
-		char *name;
+		const struct host_name *name;
 
 		if (level->next == level->count)
 			return host_leave(s);
-		name = level->names[level->next++];
+		name = &level->names[level->next++];
 		s->path.len = level->path_len;
 		if (s->path.len == 0 || s->path.data[s->path.len - 1] != '/')
 			buffer_add_text(&s->path, "/");
-		buffer_add_text(&s->path, name);
-		if (host_look(s, level->fd, name, AT_SYMLINK_NOFOLLOW))
+		buffer_add_text(&s->path, name->name);
+		if (host_look(s, level->fd, name->name, name->is_file, AT_SYMLINK_NOFOLLOW))
 			return &s->entry;
 	}
 	return NULL;
@@ -423,7 +444,7 @@ void source_close(struct source *s)
 		struct host_level *level = &s->levels[s->depth - 1];
 
 		while (level->next < level->count)
-			free(level->names[level->next++]);
+			free(level->names[level->next++].name);
 		source_file_close(s);
 		(void)host_leave(s);
 	}
@@ -490,9 +511,9 @@ int source_file_open(struct source *s)
 			complain_fs(image_place(s), err);
 		return err;
 	}
-	s->fd = openat(s->dir, s->base,
-		       O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK |
-			       (s->depth == 0 && s->follow ? 0 : O_NOFOLLOW));
+	if (s->fd < 0)
+		s->fd = host_open_file(s->dir, s->base,
+				       s->depth == 0 && s->follow ? 0 : O_NOFOLLOW);
 	if (s->fd < 0) {
 		err = -errno;
 		complain_sys(s->entry.path, errno, "cannot open");
