@@ -379,14 +379,19 @@ static inline void inode_unlock(struct inode *ip) RELEASES(ip->lock)
 	rwlock_write_unlock(&ip->lock);
 }
 
-static inline bool inode_has_flag(const struct inode *ip, uint32_t flag)
+static inline uint32_t inode_flags(const struct inode *ip)
 {
 	/*
 	 * Read by who holds the inode's lock, the map's, or none, while others change other flags.
 	 */
 	le32 flags = { __atomic_load_n(&ip->raw->i_flags.raw, __ATOMIC_RELAXED) };
 
-	return le32_get(flags) & flag;
+	return le32_get(flags);
+}
+
+static inline bool inode_has_flag(const struct inode *ip, uint32_t flag)
+{
+	return inode_flags(ip) & flag;
 }
 static inline bool inode_is_reg(const struct inode *ip)
 {

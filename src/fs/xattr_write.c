@@ -879,18 +879,19 @@ bool xattr_expand(struct inode *ip)
 
 	if (g->inode_size == EXT4_GOOD_OLD_INODE_SIZE)
 		return false;
+	extra = le16_get(ip->raw->i_extra_isize); /* which nobody else changes */
+	if (extra >= g->extra_isize_want)
+		return false;
+	by = g->extra_isize_want - extra;
 	rwlock_write(&ip->xattr_lock);
 	mutex_lock(&ip->raw_lock);
-	extra = le16_get(ip->raw->i_extra_isize);
-	by = g->extra_isize_want > extra ? g->extra_isize_want - extra : 0;
 	at = (uint8_t *)ip->raw + EXT4_GOOD_OLD_INODE_SIZE + extra;
 	area = xattr_body_area(ip);
-	if (area.base && !area.is_blank && by > 0) {
+	if (area.base && !area.is_blank) {
 		fits = xattr_area_shift(&area, by);
 		if (fits)
 			memmove(at + by, at, sizeof(struct ext4_xattr_ibody_header));
 	}
-	fits = fits && by > 0;
 	if (fits) {
 		memset(at, 0, by);
 		ip->raw->i_extra_isize = le16_make((uint16_t)(extra + by));

@@ -52,8 +52,6 @@ int namei_find_locked(struct inode *dir, const char *name, size_t len, struct in
 /* May a name be made in @dir, taken out of it?  -EPERM. */
 int namei_may_add(struct inode *dir) MUST_CHECK;
 int namei_may_remove(struct inode *dir, struct inode *ip) MUST_CHECK;
-/* EXT4_*_FL.  Takes raw_lock. */
-uint32_t namei_flags(struct inode *ip);
 /* Would @ip, as an entry of @dir, be in another project than @dir wants?  -EXDEV. */
 int namei_check_project(struct inode *dir, struct inode *ip) MUST_CHECK;
 /* enum uext4_file_type of @ip. */

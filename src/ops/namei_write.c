@@ -56,7 +56,7 @@ int op_end(struct op *op, int err)
 
 int op_use(struct op *op, struct inode *dir)
 {
-	if (namei_flags(dir) & (EXT4_DIRSYNC_FL | EXT4_SYNC_FL))
+	if (inode_has_flag(dir, EXT4_DIRSYNC_FL | EXT4_SYNC_FL))
 		op->sync = true;
 	return quota_load(dir);
 }
@@ -83,19 +83,9 @@ static int must(struct uext4_fs *fs, int err)
 
 /* ---- permissions ----------------------------------------------------------------------------- */
 
-uint32_t namei_flags(struct inode *ip)
-{
-	uint32_t flags;
-
-	mutex_lock(&ip->raw_lock);
-	flags = le32_get(ip->raw->i_flags);
-	mutex_unlock(&ip->raw_lock);
-	return flags;
-}
-
 int namei_may_add(struct inode *dir)
 {
-	if (namei_flags(dir) & EXT4_IMMUTABLE_FL)
+	if (inode_has_flag(dir, EXT4_IMMUTABLE_FL))
 		return fail(-EPERM, "directory %u is immutable", dir->ino);
 	return 0;
 }
@@ -104,16 +94,16 @@ int namei_may_remove(struct inode *dir, struct inode *ip)
 {
 	const uint32_t fixed = EXT4_IMMUTABLE_FL | EXT4_APPEND_FL;
 
-	if (namei_flags(dir) & fixed)
+	if (inode_has_flag(dir, fixed))
 		return fail(-EPERM, "directory %u is immutable or append-only", dir->ino);
-	if (namei_flags(ip) & fixed)
+	if (inode_has_flag(ip, fixed))
 		return fail(-EPERM, "inode %u is immutable or append-only", ip->ino);
 	return 0;
 }
 
 int namei_check_project(struct inode *dir, struct inode *ip)
 {
-	if ((namei_flags(dir) & EXT4_PROJINHERIT_FL) && inode_projid(dir) != inode_projid(ip))
+	if (inode_has_flag(dir, EXT4_PROJINHERIT_FL) && inode_projid(dir) != inode_projid(ip))
 		return fail(-EXDEV, "inode %u is of another project than directory %u", ip->ino,
 			    dir->ino);
 	return 0;
@@ -385,7 +375,7 @@ int namei_tmpfile(struct uext4_fs *fs, uint32_t dir_ino, const struct namei_new 
 
 static int check_link(struct inode *ip, struct inode *dir)
 {
-	if (namei_flags(ip) & (EXT4_IMMUTABLE_FL | EXT4_APPEND_FL))
+	if (inode_has_flag(ip, EXT4_IMMUTABLE_FL | EXT4_APPEND_FL))
 		return fail(-EPERM, "inode %u is immutable or append-only", ip->ino);
 	if (inode_is_dir(ip))
 		return fail(-EPERM, "inode %u is a directory", ip->ino);

@@ -53,7 +53,7 @@ static uint32_t dir_gid(struct inode *dir)
 
 int newborn_init(struct newborn *nb, struct inode *dir, const struct namei_new *new)
 {
-	uint32_t dir_flags = namei_flags(dir);
+	uint32_t dir_flags = inode_flags(dir);
 	int err;
 
 	*nb = (struct newborn){ .attrs = new->attrs };
