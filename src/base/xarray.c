@@ -8,6 +8,8 @@
  *  X1  Every node has at least one slot in use; an empty array has no node and height 0.
  *  X2  The tree is as low as it can be: a root above level 0 uses a slot other than 0.
  *  X3  A bit of `used` is set exactly where the slot is not NULL.
+ *  X4  A first item at 0 has no node; it moves into one when another comes, and while it has none
+ *      there is no other node.  Most files are one page.
  */
 #include "base/xarray.h"
 
@@ -134,6 +136,8 @@ void *xarray_find(const struct xarray *xa, uint64_t index)
 {
 	const struct xnode *leaf = find_leaf(xa, index);
 
+	if (xa->only != NULL)
+		return index == 0 ? xa->only : NULL;
 	return leaf != NULL ? leaf->slots[slot_of(index, 0)] : NULL;
 }
 
@@ -150,6 +154,8 @@ void *xarray_next(const struct xarray *xa, uint64_t *index)
 	uint64_t at = *index;
 	unsigned slot;
 
+	if (xa->only != NULL)
+		return at == 0 ? xa->only : NULL;
 	if (node == NULL || at > index_max(level))
 		return NULL;
 
@@ -202,11 +208,31 @@ static int grow(struct xarray *xa, uint64_t index)
 	return 0;
 }
 
+/* X4.  The item gets a node. */
+static int move_only(struct xarray *xa)
+{
+	struct xnode *node = node_create(NULL, 0);
+
+	if (node == NULL)
+		return -ENOMEM;
+	slot_set(node, 0, xa->only);
+	xa->only = NULL;
+	xa->root = node;
+	return 0;
+}
+
 int xarray_insert(struct xarray *xa, uint64_t index, void *item)
 {
 	struct xnode *node;
 
 	assert(item != NULL);
+	if (index == 0 && xa->count == 0) {
+		xa->only = item;
+		xa->count = 1;
+		return 0;
+	}
+	if (xa->only != NULL && move_only(xa) < 0)
+		return -ENOMEM;
 	if (xa->root == NULL) {
 		xa->root = node_create(NULL, 0);
 		if (xa->root == NULL)
@@ -242,6 +268,11 @@ void *xarray_remove(struct xarray *xa, uint64_t index)
 	struct xnode *leaf = find_leaf(xa, index);
 	void *item = leaf != NULL ? leaf->slots[slot_of(index, 0)] : NULL;
 
+	if (xa->only != NULL && index == 0) {
+		item = xa->only;
+		xarray_init(xa);
+		return item;
+	}
 	if (item == NULL)
 		return NULL;
 	slot_clear(leaf, slot_of(index, 0));

@@ -9,6 +9,7 @@
 #include "base/base.h"
 
 struct xarray {
+	void *only;	 /* the entry at 0, if there never was another one beside it; or NULL */
 	void *root;	 /* struct xnode, or NULL */
 	unsigned height; /* levels below root */
 	size_t count;	 /* entries that are not NULL */
