@@ -47,7 +47,7 @@ struct icache_shard {
 struct icache {
 	struct uext4_fs *fs;   /* c */
 	uint32_t inodes_max;   /* c: a shard */
-	_Atomic uint32_t todo; /* inodes on the lists of that name */
+	_Atomic uint32_t todo; /* a bit a shard: its list of that name has inodes; under its lock */
 	struct icache_shard shards[SHARDS];
 };
 
@@ -420,6 +420,11 @@ static struct icache_shard *shard_of(struct icache *ic, uint32_t ino)
 	return &ic->shards[ino % SHARDS];
 }
 
+static uint32_t shard_bit(const struct inode *ip)
+{
+	return 1u << ip->ino % SHARDS;
+}
+
 static struct list *bucket_of(struct icache_shard *shard, uint32_t ino) REQUIRES(&shard->lock)
 {
 	return &shard->buckets[ino / SHARDS & (shard->buckets_count - 1)];
@@ -498,19 +503,19 @@ static void unused(struct icache_shard *shard, struct inode *ip) REQUIRES(&shard
 	    ((flags & INODE_UNLINKED) || (ip->holds == 0 && (flags & INODE_DIRTY_TIMES)))) {
 		list_add_tail(&shard->todo, &ip->lru_link);
 		ip->queued = true;
-		atomic_fetch_add(&ip->fs->icache->todo, 1);
+		atomic_fetch_or(&ip->fs->icache->todo, shard_bit(ip));
 	} else if (ip->holds == 0) {
 		list_add_tail(&shard->lru, &ip->lru_link);
 	}
 }
 
-static void used_again(struct icache_shard *shard UNUSED, struct inode *ip) REQUIRES(&shard->lock)
+static void used_again(struct icache_shard *shard, struct inode *ip) REQUIRES(&shard->lock)
 {
 	assert(ip->refs == 0);
-	if (ip->queued)
-		atomic_fetch_sub(&ip->fs->icache->todo, 1);
-	ip->queued = false;
 	list_del(&ip->lru_link); /* which it is not on while it is held */
+	if (ip->queued && list_empty(&shard->todo))
+		atomic_fetch_and(&ip->fs->icache->todo, ~shard_bit(ip));
+	ip->queued = false;
 }
 
 /*
@@ -781,10 +786,10 @@ bool icache_has_todo(const struct icache *ic)
 
 struct inode *icache_pop_todo(struct icache *ic)
 {
-	if (!icache_has_todo(ic))
-		return NULL;
-	for (unsigned i = 0; i < SHARDS; i++) {
-		struct icache_shard *shard = &ic->shards[i];
+	uint32_t todo;
+
+	while ((todo = atomic_load(&ic->todo)) != 0) {
+		struct icache_shard *shard = &ic->shards[__builtin_ctz(todo)];
 		struct inode *ip = NULL;
 
 		mutex_lock(&shard->lock);
