@@ -28,6 +28,8 @@
 
 #include "base/diag.h"
 
+#include <inttypes.h>
+
 /* Pages of one batch: 4 MiB. */
 #define BATCH_PAGES 1024u
 #define RUNS_MAX 256u
@@ -432,7 +434,7 @@ static void submit(struct request *rq)
 	err = dev_writev(rq->dev, rq->offset, rq->iov, rq->pieces);
 	rq->pieces = 0;
 	if (err < 0) {
-		err = fail_in(err, "data");
+		err = fail_in(err, "data at byte %" PRIu64, rq->offset);
 		for (struct run *run = rq->first_run; run <= rq->last_run; run++)
 			run->err = first_error(run->err, err);
 	}
