@@ -812,13 +812,17 @@ static void sample_seal(const struct sample *s, uint8_t *data, struct ext4_group
 {
 	const struct geom *g = s->vi.geom;
 	void *block = data;
+	uint32_t generation;
 
 	switch (s->kind) {
 	case SUPER: seal_super(block); return;
 	case DESC: seal_group_desc(g, s->group, block); return;
 	case BLOCK_BITMAP:
 	case INODE_BITMAP: seal_bitmap(g, gd, data, s->kind == INODE_BITMAP); return;
-	case INODE: seal_inode(g, s->vi.ino, block); return;
+	case INODE:
+		generation = le32_get(((const struct ext4_inode *)block)->i_generation);
+		seal_inode(g, verify_inode_seed(g, s->vi.ino, generation), block);
+		return;
 	case EXTENTS: seal_extent_block(&s->vi, block); return;
 	case LEAF: seal_dirent_block(&s->vi, data); return;
 	case DX_ROOT: seal_dx_root(&s->vi, data); return;
