@@ -244,6 +244,16 @@ void op_removexattr(fuse_req_t req, fuse_ino_t node, const char *name)
 	reply_status(req, err, ino_of(node));
 }
 
+/* A handle from before the file was append-only would write anywhere, for whoever comes. */
+static int set_flags(const struct server *server, uint32_t ino, const struct uext4_attr *attr)
+{
+	int err = uext4_setattr(server->fs, ino, attr);
+
+	if (err == 0 && attr->flags & FS_APPEND_FL)
+		handles_forget(server->handles, ino);
+	return err;
+}
+
 int ioctl_set(const struct server *server, uint32_t ino, unsigned cmd, const void *in,
 	      size_t in_size)
 {
@@ -259,7 +269,7 @@ int ioctl_set(const struct server *server, uint32_t ino, unsigned cmd, const voi
 		memcpy(&word, in, sizeof(word));
 		attr.valid = UEXT4_ATTR_FLAGS;
 		attr.flags = word;
-		return uext4_setattr(server->fs, ino, &attr);
+		return set_flags(server, ino, &attr);
 	}
 	if (in_size < sizeof(fsxattr))
 		return -EINVAL;
@@ -274,7 +284,7 @@ int ioctl_set(const struct server *server, uint32_t ino, unsigned cmd, const voi
 	attr.projid = fsxattr.fsx_projid;
 	if (attr.projid == stat.projid)
 		attr.valid &= ~(uint32_t)UEXT4_ATTR_PROJID;
-	return uext4_setattr(server->fs, ino, &attr);
+	return set_flags(server, ino, &attr);
 }
 
 /* ---- contents -------------------------------------------------------------------------------- */

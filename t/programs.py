@@ -396,6 +396,10 @@ def posix(ctx):
         with open("log", "w", encoding="ascii") as f:
             f.write("1")
         set_flags("log", flags_of("log") | FS_APPEND_FL)
+        # Also while the server keeps open what was written before.
+        fd = os.open("log", os.O_WRONLY)
+        expect("overwrite at once", errno_of(os.pwrite, fd, b"x", 0), "EPERM")
+        os.close(fd)
         for line in ("2", "3"):
             again(d)
             fd = os.open("log", os.O_WRONLY | os.O_APPEND)
