@@ -327,10 +327,25 @@ void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off
 	handles_put_file(handles, file);
 }
 
+/*
+ * A part of it may have been done: what the kernel keeps is old.  Its pages it gives up only once
+ * it has its answers about them, so there has to be somebody else who gives them.
+ */
+static void tell_done_in_part(const struct server *server, fuse_ino_t node, int mode, off_t offset,
+			      off_t len)
+{
+	bool alone = server->options->single_thread || server->options->threads_max == 1;
+
+	if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) && !alone && server->session)
+		(void)fuse_lowlevel_notify_inval_inode(server->session, node, offset, len);
+	else
+		tell_changed(server, node);
+}
+
 void op_fallocate(fuse_req_t req, fuse_ino_t node, int mode, off_t offset, off_t len,
 		  struct fuse_file_info *fi)
 {
-	struct handles *handles = server_of(req)->handles;
+	const struct server *server = server_of(req);
 	struct open_file *file;
 	int err;
 
@@ -342,8 +357,10 @@ void op_fallocate(fuse_req_t req, fuse_ino_t node, int mode, off_t offset, off_t
 	}
 	/* The flags are those of fallocate(2). */
 	err = uext4_fallocate(file->file, (uint32_t)mode, (uint64_t)offset, (uint64_t)len);
+	if (err < 0)
+		tell_done_in_part(server, node, mode, offset, len);
 	reply_status(req, err, ino_of(node));
-	handles_put_file(handles, file);
+	handles_put_file(server->handles, file);
 }
 
 void op_fsync(fuse_req_t req, fuse_ino_t node, int datasync, struct fuse_file_info *fi)
