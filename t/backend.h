@@ -100,7 +100,6 @@ struct backend {
 	const char *mount_dir;		   /* of the kernel's, or ours */
 	const char *mount_options;	   /* of the kernel's, or ours */
 	const char *program;		   /* that makes our mount */
-	bool ask_anew;			   /* attributes: the kernel's may be old */
 	pid_t server;			   /* of our mount */
 	struct uext4_open_options options; /* of the library's */
 	struct uext4_fs *fs;
@@ -118,8 +117,6 @@ static inline bool backend_is_stock(const struct backend *b)
 /* backend_fuse.c: what is not as with the kernel's mount. */
 int backend_fuse_open(struct backend *b);
 int backend_fuse_close(struct backend *b);
-/* What the kernel keeps of @file to write later is given to the server. */
-int backend_fuse_send(struct backend *b, void *file);
 
 /* By which system calls bytes go. */
 enum backend_way { WAY_PLAIN, WAY_VECTOR, WAY_DIRECT, WAY_APPEND, WAY_MAPPED };

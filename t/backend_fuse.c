@@ -89,15 +89,6 @@ int backend_fuse_tmpfile(struct backend *b, const struct target *t, const struct
 	return BACKEND_CANNOT;
 }
 
-int backend_fuse_send(struct backend *b, void *file)
-{
-	const unsigned all = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-			     SYNC_FILE_RANGE_WAIT_AFTER;
-
-	(void)b;
-	return sync_file_range(backend_posix_fd(file), 0, 0, all) < 0 ? -errno : 0;
-}
-
 /* ---- other ways of reading and writing ------------------------------------------------------ */
 
 /* The same file with a descriptor, and flags, of its own. */
@@ -256,9 +247,9 @@ int backend_fuse_copy(struct backend *b, void *from, uint64_t from_offset, void 
 		ssize_t n = by_range ? copy_file_range(in, &in_at, out, &out_at, len - done, 0)
 				     : sendfile(out, in, &in_at, len - done);
 
-		if (n < 0)
+		if (n < 0 && done == 0)
 			return -errno;
-		if (n == 0)
+		if (n <= 0)
 			break;
 		done += (size_t)n;
 	}

@@ -314,16 +314,14 @@ static int posix_stat(struct backend *b, const struct target *t, struct uext4_st
 	struct statx x;
 	struct fsxattr more = { 0 };
 	long flags = 0, generation = 0;
-	int err = find(b, t, &p), fd FD_SCOPE = -1, ask, how = 0;
+	int err = find(b, t, &p), fd FD_SCOPE = -1;
 
 	if (err < 0)
 		return err;
-	if (b->ask_anew)
-		how = AT_STATX_FORCE_SYNC;
 	if (p.fd >= 0)
-		err = result(statx(p.fd, "", AT_EMPTY_PATH | how, STATX_ALL, &x));
+		err = result(statx(p.fd, "", AT_EMPTY_PATH, STATX_ALL, &x));
 	else
-		err = result(statx(p.dir, p.name, AT_SYMLINK_NOFOLLOW | how, STATX_ALL, &x));
+		err = result(statx(p.dir, p.name, AT_SYMLINK_NOFOLLOW, STATX_ALL, &x));
 	if (err < 0)
 		return err;
 	*ret = (struct uext4_stat){
@@ -344,13 +342,12 @@ static int posix_stat(struct backend *b, const struct target *t, struct uext4_st
 		.has_crtime = (x.stx_mask & STATX_BTIME) != 0,
 	};
 	if (S_ISREG(x.stx_mode) || S_ISDIR(x.stx_mode)) {
-		/* Through FUSE a close(2) would write back what is kept. */
-		ask = t->file ? backend_posix_fd(t->file) : (fd = open_place(&p, O_RDONLY));
-		if (ask < 0)
-			return ask;
-		if (ioctl(ask, FS_IOC_GETFLAGS, &flags) < 0 ||
-		    ioctl(ask, FS_IOC_GETVERSION, &generation) < 0 ||
-		    (b->ops->fuse && ioctl(ask, FS_IOC_FSGETXATTR, &more) < 0))
+		fd = open_place(&p, O_RDONLY);
+		if (fd < 0)
+			return fd;
+		if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 ||
+		    ioctl(fd, FS_IOC_GETVERSION, &generation) < 0 ||
+		    (b->ops->fuse && ioctl(fd, FS_IOC_FSGETXATTR, &more) < 0))
 			return -errno;
 		ret->flags = (uint32_t)flags;
 		ret->generation = (uint32_t)generation;
@@ -708,7 +705,8 @@ static int posix_fsync_node(struct backend *b, const struct target *t, uint32_t 
 
 static int posix_sync(struct backend *b)
 {
-	return result(syncfs(b->root));
+	/* FUSE passes none on; our own mount takes the root for all of it. */
+	return result(b->ops->fuse ? fsync(b->root) : syncfs(b->root));
 }
 
 static int posix_statfs(struct backend *b, struct uext4_statfs *ret)

@@ -117,7 +117,6 @@ struct model_node {
 	uint32_t generation;
 	uint32_t owner; /* the thread that alone may use it */
 	bool shared;	/* several threads do: its own attributes are not foreseen */
-	uint32_t adrift; /* bits of times that are the kernel's own until the next mount */
 	size_t pool_index;
 };
 

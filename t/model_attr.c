@@ -302,8 +302,6 @@ static int set_acl(struct model *m, enum model_step step, struct model_node *n, 
 		/* None at all.  That there was none before is no error. */
 		if (step == MODEL_DO && xattr_remove(n, name))
 			model_touch(m, n, T(CTIME));
-		else if (step == MODEL_DO && m->rules.fuse)
-			model_touch_perhaps(m, n, T(CTIME));
 		return 0;
 	}
 	if (step == MODEL_ASK)
@@ -445,9 +443,6 @@ static int check_attr(const struct model *m, const struct model_node *n,
 				       UEXT4_ATTR_SIZE | UEXT4_ATTR_ATIME | UEXT4_ATTR_MTIME))
 		return -EPERM;
 	if (n->flags & MODEL_FL_IMMUTABLE && v & (UEXT4_ATTR_ATIME_NOW | UEXT4_ATTR_MTIME_NOW))
-		return -EPERM;
-	/* FUSE has the mtime of files, and gives a number for now. */
-	if (m->rules.fuse && model_is_reg(n) && model_is_locked(n) && v & UEXT4_ATTR_MTIME_NOW)
 		return -EPERM;
 	if (v & UEXT4_ATTR_CRTIME && !has_fractions(m))
 		return -EOPNOTSUPP;

@@ -141,12 +141,12 @@ const struct model_page *model_next_page(const struct model_node *n, uint64_t of
 
 int model_open(struct model *m, enum model_step step, struct model_node *n, uint32_t flags)
 {
-	(void)m;
 	if (model_is_dir(n) && !(step == MODEL_DO && flags == 0))
 		return -EISDIR;
 	if (!model_is_dir(n) && !model_is_reg(n))
 		return -EINVAL;
-	if (flags & UEXT4_FILE_WRITE) {
+	/* FUSE opens without asking; who writes hears of it. */
+	if (flags & UEXT4_FILE_WRITE && !m->rules.fuse) {
 		if (n->flags & MODEL_FL_IMMUTABLE)
 			return -EPERM;
 		if (n->flags & MODEL_FL_APPEND && !(flags & UEXT4_FILE_APPEND))
@@ -175,6 +175,10 @@ int model_write(struct model *m, enum model_step step, struct model_node *n, uin
 	*ret_len = 0;
 	if (len == 0)
 		return 0;
+	if (m->rules.fuse &&
+	    n->flags & (file_flags & UEXT4_FILE_APPEND ? MODEL_FL_IMMUTABLE
+						       : MODEL_FL_IMMUTABLE | MODEL_FL_APPEND))
+		return -EPERM;
 	if (offset >= m->rules.size_max)
 		return -EFBIG;
 	if (len > m->rules.size_max - offset)

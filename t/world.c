@@ -292,14 +292,8 @@ static void pick_our_mount(struct world *w)
 	if (rnd_one_in(&r, 4))
 		sprintf(text + at, ",max_threads=%u", 1 + (unsigned)rnd_below(&r, 4));
 	w->posix.mount_options = text;
-	/*
-	 * What the kernel keeps to write later cannot fail where it was written: no room and sizes
-	 * that are too large are left to t/programs.py.
-	 */
-	w->mix.tight = false;
-	w->posix.ask_anew = w->mix.threads > 1;
-	if (w->mix.far > w->rules.size_max / 2)
-		w->mix.far = w->rules.size_max / 2;
+	w->mix.tight = w->mix.tight || rnd_one_in(&r, 4);
+	w->mix.room = (1 + rnd_below(&r, 8)) << 20;
 }
 
 /* ---- the image as it is at the start -------------------------------------------------------- */
@@ -403,6 +397,48 @@ static struct model_node *add_dir(struct actor *a, const char *name)
 	learn(a, n);
 	learn(a, w->model->root);
 	return n;
+}
+
+/* A file that nobody touches and that takes all but mix.room. */
+static void make_ballast(struct actor *a)
+{
+	struct model_new new = { .attrs = { .mode = S_IFREG | 0600 } };
+	struct world *w = a->w;
+	struct target t = { .node = w->model->root };
+	struct backend *b = w->b;
+	struct uext4_statfs st;
+	struct model_node *n;
+	uint64_t bytes;
+	size_t written = 0;
+	uint32_t ino;
+	void *file;
+	int err = b->ops->make(b, &t, "ballast", 7, &new, &ino);
+
+	if (err < 0 || b->ops->statfs(b, &st) < 0)
+		bad(a, "making the ballast: %s", words(err));
+	bytes = st.blocks_free * st.block_size;
+	bytes -= bytes < w->mix.room ? bytes : w->mix.room;
+	(void)model_make(w->model, MODEL_DO, w->model->root, "ballast", 7, &new, &n);
+	n->ino = ino;
+	t.node = n;
+	err = b->ops->file_open(b, &t, UEXT4_FILE_WRITE, &file);
+	if (w->rules.extents) {
+		/* Some of it is kept for the file system itself. */
+		while (bytes > 0 && (err = b->ops->fallocate(b, file, 0, 0, bytes)) == -ENOSPC)
+			bytes -= bytes / 8 + 1;
+		n->size = bytes;
+	}
+	while (err == 0 && n->size < bytes) {
+		size_t len = bytes - n->size < IO_MAX ? (size_t)(bytes - n->size) : IO_MAX;
+
+		err = b->ops->write(b, file, a->buf, len, n->size, &written);
+		n->size += err == 0 ? written : 0;
+	}
+	if (err < 0 && err != -ENOSPC)
+		bad(a, "filling the ballast: %s", words(err));
+	b->ops->file_close(b, file);
+	learn(a, n);
+	learn(a, w->model->root);
 }
 
 static void make_homes(struct world *w)
@@ -581,6 +617,8 @@ static void reopen(struct actor *a, struct backend *next)
 	struct world *w = a->w;
 	struct uext4_statfs before, after;
 
+	if (w->b->ops->fuse && !w->rules.ea_inode)
+		wait_for_frees(a);
 	must(a, w->b->ops->sync(w->b), "sync");
 	must(a, w->b->ops->statfs(w->b, &before), "statfs");
 	must(a, w->b->ops->close(w->b), "close");
@@ -589,8 +627,7 @@ static void reopen(struct actor *a, struct backend *next)
 	w->model->rules.kernel = next->ops->kernel;
 	must(a, w->b->ops->open(w->b), "open");
 	must(a, w->b->ops->statfs(w->b, &after), "statfs");
-	/* What has no name any more goes a little later than the kernel lets go of it. */
-	if (w->b->ops->fuse)
+	if (w->b->ops->fuse && w->rules.ea_inode)
 		return;
 	if (before.blocks_free != after.blocks_free || before.inodes_free != after.inodes_free)
 		bad(a,
@@ -622,8 +659,6 @@ static void pause_world(struct world *w, uint64_t leg)
 	else if (w->scratch && !w->b->ops->kernel)
 		pause_copied(a);
 	compare_all(a);
-	for (struct model_node *n = w->model->nodes; n && w->b->ops->fuse; n = n->next)
-		n->adrift = 0; /* a new mount */
 }
 
 /* ---- running -------------------------------------------------------------------------------- */
@@ -709,7 +744,10 @@ static void start(struct world *w)
 	}
 	must(&w->actors[0], w->b->ops->open(w->b), "open");
 	import(&w->actors[0]);
+	w->inodes_hidden = inodes_used(&w->actors[0]) - (uint32_t)w->model->nodes_count;
 	make_homes(w);
+	if (w->mix.tight && w->b->ops->fuse)
+		make_ballast(&w->actors[0]);
 	if (w->big_dir)
 		make_big_dir(&w->actors[0]);
 }

@@ -122,8 +122,9 @@ struct mix {
 	uint32_t io_bits; /* most writes are shorter than 1 << this */
 	uint64_t far;	  /* offsets of sparse files end here */
 	uint32_t umask;
-	bool crowd; /* most names go into few directories */
-	bool tight; /* nobody makes room */
+	bool crowd;    /* most names go into few directories */
+	bool tight;    /* nobody makes room; on our own mount there is little from the start */
+	uint64_t room; /* that little, in bytes */
 };
 
 struct world {
@@ -149,7 +150,8 @@ struct world {
 	char *names[NAMES_MAX];
 	size_t names_count;
 	struct actor actors[THREADS_MAX];
-	uint64_t unsent;	       /* lock; bytes that may lie in the kernel still */
+	struct timespec gone_last;     /* lock; a node went */
+	uint32_t inodes_hidden;	       /* in use, and not in the model */
 	uint64_t checks;	       /* of the image by e2fsck and by our own checker */
 	bool named_only;	       /* compare_all(): what has no name is not there */
 	struct model_node *meeting[4]; /* directories that all threads use */
@@ -171,10 +173,13 @@ void close_all(struct actor *a);
 void pool_add(struct actor *a, struct model_node *n);
 void pool_rebuild(struct world *w);
 void node_gone(void *world, struct model_node *n);
+uint32_t inodes_used(struct actor *a);
+/*
+ * What has no name any more goes when the kernel forgets it, which it says a little later.  Values
+ * in inodes of their own are none of the model's: then this cannot be asked.
+ */
+void wait_for_frees(struct actor *a);
 struct target target_of(struct actor *a, struct model_node *n);
-
-/* What the kernel keeps of a file to write later it writes: only our own mount needs this. */
-void send_kept(struct actor *a, void *file);
 
 /* ---- world_compare.c ------------------------------------------------------------------------ */
 

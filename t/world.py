@@ -7,7 +7,8 @@ For each kind of image, seeds one after the other on fresh images:
     library   the library changes it; e2fsck and our checker look at every pause
     scopes    the same with several changes that are committed or cancelled together
     kernel    the kernel's mount does the same, as a judge of the model and of our checker
-    fuse      our own mount does it, made anew at every pause, and with what only system calls can
+    fuse      our own mount does it, made anew at every pause, and with what only system calls can;
+              in a third of the seeds the disk is nearly full
     large     --full: many more operations, and where directories may be large one of a million names
 
 A seed that fails prints the command that repeats it; with --shrink the operations that are not

@@ -14,11 +14,11 @@ void set_attr(struct actor *a, struct model_node *n, const struct uext4_attr *at
 	want = model_set_attr(lock_model(a), MODEL_ASK, n, attr);
 	unlock_model(a);
 	got = begin_call(a)->ops->set_attr(a->w->b, &t, attr);
-	if (!judge_alloc(a, want, got))
+	if (!judge_alloc(a, want, got)) {
+		learn_capability(a, n);
 		return;
+	}
 	(void)model_set_attr(follow_call(a), MODEL_DO, n, attr);
-	if (attr->valid & (UEXT4_ATTR_FLAGS | UEXT4_ATTR_PROJID))
-		time_drifts(a, n, MODEL_CTIME);
 	unlock_model(a);
 	compare_stat(a, n);
 	if (model_is_reg(n) && attr->valid & UEXT4_ATTR_SIZE && rnd_one_in(&a->rng, 4) &&
@@ -64,7 +64,7 @@ void op_chown(struct actor *a)
 	struct model_node *n = pick_node(a, NULL);
 	struct uext4_attr attr = { .valid = UEXT4_ATTR_UID | UEXT4_ATTR_GID };
 
-	if (!n || (model_is_dir(n) && !n->parent) || loses_sticky(a, n))
+	if (!n || (model_is_dir(n) && !n->parent))
 		return;
 	if (rnd_one_in(&a->rng, 3))
 		attr.valid = rnd_one_in(&a->rng, 2) ? UEXT4_ATTR_UID : UEXT4_ATTR_GID;

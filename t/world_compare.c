@@ -33,10 +33,6 @@ static void check_time(struct actor *a, struct model_node *n, const char *what,
 {
 	const struct model_time *t = &n->times[kind];
 
-	if (n->adrift & 1u << kind) {
-		n->times[kind] = (struct model_time){ .t = seen };
-		return;
-	}
 	if (model_learn_time(a->w->model, n, kind, seen))
 		return;
 	bad(a, "%s of node %u (inode %u) is %lld.%09u, should be %lld.%09u%s (up to %lld.%09u%s)",
@@ -153,7 +149,6 @@ static void check_segments(struct actor *a, struct model_node *n, void *file)
 	struct backend *b = a->w->b;
 	uint64_t at = 0, data, hole;
 
-	send_kept(a, file);
 	while (at < n->size) {
 		int err = b->ops->seek(b, file, at, UEXT4_SEEK_DATA, &data);
 

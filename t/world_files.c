@@ -2,6 +2,8 @@
 /* Operations of the random test: handles and contents. */
 #include "world_ops.h"
 
+#define ROOM_STORED (4u << 20) /* for what others write meanwhile */
+
 /* ---- handles -------------------------------------------------------------------------------- */
 
 static struct handle *free_handle(struct actor *a)
@@ -65,8 +67,6 @@ static bool open_handle(struct actor *a, struct model_node *n, uint32_t flags, s
 	void *file = NULL;
 	int want, got;
 
-	if (opens_unasked(a, n, flags))
-		return false;
 	say_op(a, "open %u (inode %u), flags %u", n->id, n->ino, flags);
 	want = model_open(lock_model(a), MODEL_ASK, n, flags);
 	unlock_model(a);
@@ -148,25 +148,36 @@ static enum backend_way pick_way(struct actor *a, struct handle *h, bool is_writ
 
 	if (!a->w->b->ops->fuse || *len == 0 || (is_write && !(h->flags & UEXT4_FILE_WRITE)))
 		return WAY_PLAIN;
-	if (is_write && h->node->flags & MODEL_FL_APPEND)
-		return WAY_PLAIN; /* a descriptor of its own may be another kind */
 	way = (enum backend_way)rnd_below(&a->rng, 8);
 	switch (way) {
 	case WAY_VECTOR: return way;
 	case WAY_DIRECT:
+		/* Without room for all of it nobody can tell how much of it was done. */
+		if (is_write && space_is_short(a, *len + ROOM_STORED))
+			return WAY_PLAIN;
 		*offset -= *offset % MODEL_PAGE;
 		*len = (*len + MODEL_PAGE - 1) / MODEL_PAGE * MODEL_PAGE;
 		h->flags &= ~(uint32_t)UEXT4_FILE_APPEND;
 		return way;
 	case WAY_APPEND: h->flags |= UEXT4_FILE_APPEND; return is_write ? way : WAY_PLAIN;
 	case WAY_MAPPED:
-		if (*offset >= size)
+		/* What is stored may be refused, or find no room, too late for who stored it. */
+		if (*offset >= size ||
+		    (is_write && (h->node->flags & (MODEL_FL_IMMUTABLE | MODEL_FL_APPEND) ||
+				  space_is_short(a, *len + ROOM_STORED))))
 			return WAY_PLAIN;
 		if (*len > size - *offset)
 			*len = (size_t)(size - *offset);
 		return way;
 	default: return WAY_PLAIN;
 	}
+}
+
+/* A user may not take the capability of an append-only file, and so the kernel cannot write it. */
+static bool keeps_capability(const struct actor *a, const struct model_node *n)
+{
+	return a->w->b->ops->fuse && n->flags & MODEL_FL_APPEND &&
+	       model_xattr_find(n, "security.capability");
 }
 
 /* From file to file inside the kernel. */
@@ -178,7 +189,7 @@ static void do_copy(struct actor *a, struct handle *to, struct handle *from, uin
 	size_t can = 0, copied = 0;
 	int want, got;
 
-	if (from->node == to->node || to->flags & UEXT4_FILE_APPEND || !room_is_sure(a, len))
+	if (from->node == to->node || to->flags & UEXT4_FILE_APPEND)
 		return;
 	len = model_read(from->node, from_offset, a->buf, len);
 	say_op(a,
@@ -191,11 +202,13 @@ static void do_copy(struct actor *a, struct handle *to, struct handle *from, uin
 	unlock_model(a);
 	got = backend_fuse_copy(begin_call(a), from->file, from_offset, to->file, to_offset, len,
 				by_range, &copied);
-	if (!judge(a, want, got))
+	if (!judge_space(a, want, got, len, false)) {
+		learn_capability(a, to->node);
 		return;
-	if (copied != len)
-		bad(a, "%zu bytes were copied, should be %zu", copied, len);
-	(void)model_write(follow_call(a), MODEL_DO, to->node, to->flags, to_offset, a->buf, len,
+	}
+	if (copied > can || (copied < can && !space_is_short(a, len)))
+		bad(a, "%zu bytes were copied, should be %zu", copied, can);
+	(void)model_write(follow_call(a), MODEL_DO, to->node, to->flags, to_offset, a->buf, copied,
 			  &at, &can);
 	unlock_model(a);
 	check_some_contents(a, to);
@@ -212,7 +225,7 @@ static void do_write(struct actor *a, const struct handle *with, uint64_t offset
 	/* With small blocks not even what was just written is there. */
 	if (is_fragile(a) && a->w->rules.block_size < 4096)
 		return;
-	if (!room_is_sure(a, len))
+	if (keeps_capability(a, h->node))
 		return;
 	say_op(a,
 	       "write %zu bytes at %" PRIu64 " of %u (inode %u, %" PRIu64
@@ -229,8 +242,10 @@ static void do_write(struct actor *a, const struct handle *with, uint64_t offset
 		got = a->w->b->ops->write(a->w->b, h->file, a->buf, len, offset, &written);
 	else
 		got = backend_fuse_write(a->w->b, h->file, way, a->buf, len, offset, &written);
-	if (!judge_space(a, want, got, len, false))
+	if (!judge_space(a, want, got, len, false)) {
+		learn_capability(a, h->node);
 		return;
+	}
 	if (written < can && a->in_txn)
 		a->txn_too_big = true; /* nothing more fits into the scope */
 	else if (written > can || (written < can && !space_is_short(a, len)))
@@ -240,11 +255,6 @@ static void do_write(struct actor *a, const struct handle *with, uint64_t offset
 	else
 		(void)model_write(follow_call(a), MODEL_DO, h->node, h->flags, offset, a->buf,
 				  written, &at, &can);
-	if (h->node->flags & MODEL_FL_APPEND) {
-		time_drifts(a, h->node, MODEL_ATIME);
-		time_drifts(a, h->node, MODEL_MTIME);
-		time_drifts(a, h->node, MODEL_CTIME);
-	}
 	unlock_model(a);
 	check_some_contents(a, h);
 }
@@ -344,6 +354,32 @@ static void learn_size(struct actor *a, struct handle *h, uint64_t end)
 	unlock_model(a);
 }
 
+/* And a part of the range have become zero. */
+static void learn_zeros(struct actor *a, struct handle *h, uint64_t offset, uint64_t len)
+{
+	struct backend *b = a->w->b;
+	size_t got = 0, had = model_read(h->node, offset, a->buf2, (size_t)len);
+	int err = had ? b->ops->read(b, h->file, a->buf, had, offset, &got) : 0;
+
+	if (err < 0 || got != had)
+		bad(a, "reading what may be zero: %s, %zu bytes, should be %zu", words(err), got,
+		    had);
+	for (size_t i = 0; i < got; i++) {
+		if (a->buf[i] && a->buf[i] != a->buf2[i])
+			bad(a, "without space byte %" PRIu64 " became %#x", offset + i, a->buf[i]);
+	}
+	model_store(follow_call(a), h->node, offset, a->buf, got);
+	unlock_model(a);
+}
+
+/* A server of one thread cannot make the kernel forget what became zero in part. */
+static bool keeps_what_went(struct actor *a, uint32_t flags, uint64_t len)
+{
+	return a->w->b->ops->fuse && strstr(a->w->b->mount_options, "max_threads=1") &&
+	       flags & (UEXT4_FALLOC_PUNCH_HOLE | UEXT4_FALLOC_ZERO_RANGE) &&
+	       space_is_short(a, len + ROOM_STORED);
+}
+
 static void do_fallocate(struct actor *a, uint32_t flags)
 {
 	uint64_t offset, len;
@@ -354,30 +390,35 @@ static void do_fallocate(struct actor *a, uint32_t flags)
 	if (is_fragile(a))
 		return;
 	/* The kernel sets times and drops capabilities before it says that it cannot. */
-	if (a->w->b->ops->kernel && !a->w->rules.extents && !(flags & UEXT4_FALLOC_PUNCH_HOLE))
+	if (backend_is_stock(a->w->b) && !a->w->rules.extents && !(flags & UEXT4_FALLOC_PUNCH_HOLE))
 		return;
 	if (!borrow(a, UEXT4_FILE_WRITE, false, &h, &own))
 		return;
 	offset = pick_offset(a, h.node);
 	len = rnd_one_in(&a->rng, 20) ? 0 : pick_len(a);
-	if (a->w->b->ops->fuse && h.node->flags & MODEL_FL_APPEND) {
-		give_back(a, &h, own);
-		return;
-	}
 	say_op(a,
 	       "fallocate %" PRIu64 " bytes at %" PRIu64 " of %u (inode %u, %" PRIu64
 	       " bytes), flags %u",
 	       len, offset, h.node->id, h.node->ino, h.node->size, flags);
 	want = model_fallocate(lock_model(a), MODEL_ASK, h.node, h.flags, flags, offset, len);
 	unlock_model(a);
+	if (keeps_what_went(a, flags, len) || keeps_capability(a, h.node)) {
+		give_back(a, &h, own);
+		return;
+	}
 	got = begin_call(a)->ops->fallocate(a->w->b, h.file, flags, offset, len);
 	if (judge_space(a, want, got, len + 1, false)) {
 		(void)model_fallocate(follow_call(a), MODEL_DO, h.node, h.flags, flags, offset,
 				      len);
 		unlock_model(a);
 		check_some_contents(a, &h);
-	} else if (got == -ENOSPC && want == 0 && !(flags & UEXT4_FALLOC_PUNCH_HOLE)) {
-		learn_size(a, &h, offset + len);
+	} else {
+		learn_capability(a, h.node);
+		if (got == -ENOSPC && want == 0) {
+			if (flags & (UEXT4_FALLOC_PUNCH_HOLE | UEXT4_FALLOC_ZERO_RANGE))
+				learn_zeros(a, &h, offset, len);
+			learn_size(a, &h, offset + len);
+		}
 	}
 	give_back(a, &h, own);
 }

@@ -4,13 +4,15 @@
 
 #include <stdarg.h>
 #include <time.h>
+#include <unistd.h>
 
 #define POOL_TRIES 12u
 #define TXN_OPS_MAX 24u
 #define ROOM_BYTES (3u << 20) /* with less left, no space is no surprise */
 #define ROOM_INODES 24u
-#define ROOM_UNSENT (4u << 20)	/* for what others write meanwhile */
-#define UNSENT_EACH (64u << 10) /* a write takes clusters, and blocks of maps */
+#define FREES_MS 1000
+#define FREE_WAITS_MAX 10000u
+#define FREE_WAIT_US 1000u
 
 const char *const op_names[OP_KINDS] = {
 #define OP(name, weight) #name,
@@ -39,9 +41,40 @@ static struct uext4_time now(clockid_t clock)
 	return (struct uext4_time){ .sec = ts.tv_sec, .nsec = (uint32_t)ts.tv_nsec };
 }
 
+uint32_t inodes_used(struct actor *a)
+{
+	struct backend *b = a->w->b;
+	struct uext4_statfs st;
+	int err = b->ops->statfs(b, &st);
+
+	if (err < 0)
+		bad(a, "statfs: %s", words(err));
+	return (uint32_t)(st.inodes - st.inodes_free);
+}
+
+void wait_for_frees(struct actor *a)
+{
+	struct world *w = a->w;
+	uint32_t want = w->inodes_hidden + (uint32_t)w->model->nodes_count, used;
+
+	for (unsigned i = 0; (used = inodes_used(a)) != want; i++) {
+		if (i == FREE_WAITS_MAX)
+			bad(a, "%u inodes are in use, should be %u", used, want);
+		usleep(FREE_WAIT_US);
+	}
+}
+
+/* Before each call, so that it is known whether there is room. */
+static bool waits_for_frees(const struct world *w)
+{
+	return w->b->ops->fuse && w->mix.tight && w->mix.threads == 1 && !w->rules.ea_inode;
+}
+
 /* A call begins. */
 struct backend *begin_call(struct actor *a)
 {
+	if (waits_for_frees(a->w))
+		wait_for_frees(a);
 	/* The kernel's clock for files only moves with its ticks. */
 	a->before = now(a->w->b->ops->kernel ? CLOCK_REALTIME_COARSE : CLOCK_REALTIME);
 	return a->w->b;
@@ -72,11 +105,33 @@ bool space_is_short(struct actor *a, uint64_t wanted)
 {
 	struct uext4_statfs st;
 	int err = a->w->b->ops->statfs(a->w->b, &st);
+	uint64_t room;
 
 	if (err < 0)
 		bad(a, "statfs: %s", words(err));
-	return st.blocks_free * st.block_size < ROOM_BYTES + wanted + 64ull * st.block_size ||
-	       st.inodes_free < ROOM_INODES;
+	room = ROOM_BYTES + 64ull * st.block_size;
+	/* Nobody else takes any meanwhile. */
+	if (waits_for_frees(a->w))
+		room /= 8;
+	/* What is kept for root is for data only. */
+	return st.blocks_available * st.block_size < room + wanted || st.inodes_free < ROOM_INODES;
+}
+
+/* Where others work too that is not waited for. */
+static bool frees_are_due(struct actor *a)
+{
+	struct world *w = a->w;
+	struct timespec at;
+	int64_t ms;
+
+	if (!w->b->ops->fuse || waits_for_frees(w))
+		return false;
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	lock_model(a);
+	ms = (at.tv_sec - w->gone_last.tv_sec) * 1000 +
+	     (at.tv_nsec - w->gone_last.tv_nsec) / 1000000;
+	unlock_model(a);
+	return ms < FREES_MS;
 }
 
 /*
@@ -107,7 +162,8 @@ bool judge_space(struct actor *a, int want, int got, uint64_t wanted, bool perha
 			a->failed++;
 		return got == 0;
 	}
-	if (no_space && want == 0 && (perhaps || (wanted && space_is_short(a, wanted)))) {
+	if (no_space && want == 0 &&
+	    (perhaps || (wanted && (space_is_short(a, wanted) || frees_are_due(a))))) {
 		a->refused++;
 		return false;
 	}
@@ -135,53 +191,21 @@ bool is_fragile(const struct actor *a)
 	return backend_is_stock(a->w->b) && a->w->has_inline_data;
 }
 
-bool opens_unasked(const struct actor *a, const struct model_node *n, uint32_t flags)
+void learn_capability(struct actor *a, struct model_node *n)
 {
-	bool appends = flags & UEXT4_FILE_APPEND;
+	static const char name[] = "security.capability";
+	struct target t = target_of(a, n);
+	struct backend *b = a->w->b;
+	uint8_t value[64];
+	struct model *m;
+	size_t size;
 
-	return a->w->b->ops->fuse && flags & UEXT4_FILE_WRITE &&
-	       n->flags & (appends ? MODEL_FL_IMMUTABLE : MODEL_FL_IMMUTABLE | MODEL_FL_APPEND);
-}
-
-void time_drifts(struct actor *a, struct model_node *n, enum model_time_kind kind)
-{
-	if (a->w->b->ops->fuse && model_is_reg(n))
-		n->adrift |= 1u << kind;
-}
-
-bool loses_sticky(const struct actor *a, const struct model_node *n)
-{
-	return a->w->b->ops->fuse && !strstr(a->w->b->mount_options, "allow_other") &&
-	       n->mode & S_ISVTX && n->mode & (S_ISUID | S_ISGID);
-}
-
-bool room_is_sure(struct actor *a, uint64_t wanted)
-{
-	struct world *w = a->w;
-	uint64_t unsent;
-
-	if (!w->b->ops->fuse)
-		return true;
-	lock_model(a);
-	w->unsent += wanted + UNSENT_EACH;
-	unsent = w->unsent;
+	if (!b->ops->fuse || !model_xattr_find(n, name) ||
+	    b->ops->xattr_get(b, &t, name, value, sizeof(value), &size) != -ENODATA)
+		return;
+	m = follow_call(a);
+	(void)model_xattr_set(m, MODEL_DO, n, name, NULL, 0, 0);
 	unlock_model(a);
-	if (!space_is_short(a, unsent + ROOM_UNSENT))
-		return true;
-	if (w->b->ops->sync(w->b) < 0)
-		bad(a, "writing back: %s", strerror(errno));
-	lock_model(a);
-	w->unsent = wanted + UNSENT_EACH;
-	unlock_model(a);
-	return !space_is_short(a, wanted + ROOM_UNSENT);
-}
-
-void send_kept(struct actor *a, void *file)
-{
-	int err = a->w->b->ops->fuse ? backend_fuse_send(a->w->b, file) : 0;
-
-	if (err < 0)
-		bad(a, "writing back: %s", words(err));
 }
 
 /* ---- choosing ------------------------------------------------------------------------------- */
@@ -205,6 +229,7 @@ void node_gone(void *world, struct model_node *n)
 	struct world *w = world;
 	struct actor *a;
 
+	clock_gettime(CLOCK_MONOTONIC, &w->gone_last);
 	if (n->owner == NOBODY)
 		return;
 	a = &w->actors[n->owner - 1];
@@ -389,9 +414,6 @@ struct uext4_time pick_time(struct actor *a)
 		t.sec = (int64_t)rnd_below(&a->rng, 2000000000);
 	else
 		t.sec = edges[rnd_below(&a->rng, sizeof(edges) / sizeof(edges[0]))];
-	/* FUSE does not know how late a time may be; how fine it is it does. */
-	if (a->w->b->ops->fuse && a->w->rules.inode_size == 128 && t.sec > INT32_MAX)
-		t.sec = INT32_MAX;
 	return t;
 }
 

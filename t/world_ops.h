@@ -49,28 +49,24 @@ bool is_fragile(const struct actor *a);
 /*
  * What the kernel's side of FUSE does otherwise than ext4, and no server can change:
  *
- *  - It opens files without asking, so that of an immutable file only what is written back is
- *    refused, too late for who wrote it, and an append-only one may be written anywhere: nobody
- *    opens them so.
- *  - Before it asks for an fallocate that is refused it changes times and privileges.
- *  - What it keeps to write later may find no room: there has to be some, for all of it.
- *  - Where data and holes are it asks the server, which does not know yet what is kept.
- *  - There is no O_TMPFILE (libfuse 3.14).
- *  - The ctime of files is its own, and does not move with FS_IOC_SETFLAGS and the like: only the
- *    next mount shows the server's.  It sets mtime of append-only files as a user would, who may
- *    not: they are touched instead.
- *  - Attributes that are on their way (by a lookup or a listing of somebody else) while a node
- *    changes it takes for new ones, for as long as the server lets it; or for old ones, and counts
- *    the links down once more: where several threads work the server is asked each time.
+ *  - It opens files without asking: whoever writes to an immutable file, or into an append-only
+ *    one, hears of it only then (model_data.c).
+ *  - What is stored through a mapping is refused, or finds no room, too late for whoever stored it:
+ *    it may be stored, and there has to be some.
+ *  - A direct write that finds room for a part fails all the same, and is cut where it made the
+ *    file longer: there has to be room for it.
+ *  - It takes capabilities away before it asks for what is refused then: learn_capability(); and
+ *    it does so as a user, who may not where a file is append-only: then nobody writes to it.
+ *  - It says a little later that it has forgotten what went with its last name: frees_are_due(),
+ *    wait_for_frees().
  *  - It says that what was named is a directory, or none, before the server can say that it may
- *    not be removed (check_delete() in model.c).
- *  - Removing an ACL that is not there moves ctime (model_attr.c).
- *  - Without default_permissions a sticky bit of a file goes with its setuid bit.
+ *    not be removed (check_delete() in model.c), and what is wrong with an ACL (model_attr.c).
+ *  - It passes no syncfs(2) on: the root directory is synced instead, which means all.
+ *  - There is no O_TMPFILE (libfuse 3.14).
  */
-void time_drifts(struct actor *a, struct model_node *n, enum model_time_kind kind);
-bool loses_sticky(const struct actor *a, const struct model_node *n);
-bool opens_unasked(const struct actor *a, const struct model_node *n, uint32_t flags);
-bool room_is_sure(struct actor *a, uint64_t wanted);
+
+/* After a call that was refused: has @n lost its capability all the same? */
+void learn_capability(struct actor *a, struct model_node *n);
 
 /* ---- world_ops.c: choosing ---- */
 
