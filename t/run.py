@@ -67,6 +67,10 @@ def suites(build):
                                      ("write", script("t/func/write.py", *common)),
                                      ("kvmap", script("t/func/kvmap.py", "--kvmap", at("check", "kvmap")))]
     asan = units("asan") + [("bad images", script("t/bad.py", "--walk", at("asan", "uext4-walk")))]
+    # The server of the mount: a few seeds of what `world` does with it.
+    asan += [("our mount", script("t/world.py", "--uext4", at("asan", "uext4"), "--world", at("asan", "uext4-world"),
+                                  "--only", "^(d12-4k|inline-1k-512|bigalloc|ext3-1k-128|quota-project)/fuse$",
+                                  "--seeds", "8"))]
     # Under the simulator one thread runs at a time: there is nothing for the thread sanitizer.
     tsan = [u for u in units("tsan") if not u[0].startswith("unit-sim")]
     tsan += [("threads", script("t/threads.py", "--walk", at("tsan", "uext4-walk")))]

@@ -65,7 +65,9 @@ def call(ctx, how_made, program, *arguments, mount=None, why_not=harness.why_no_
     if result.returncode == UNFINISHED:
         raise Skip(f"the library leaves something out: {text[-1] if text else ''}")
     if result.returncode != 0:
-        raise Failed(f"{os.path.basename(program)} ended with {result.returncode}", text[-17:] + [f"image: {how_made}"])
+        found = [line for line in text[:-17] if line.startswith("SUMMARY: ")]  # a sanitizer's
+        raise Failed(f"{os.path.basename(program)} ended with {result.returncode}",
+                     found + text[-17:] + [f"image: {how_made}"])
     if entry:
         harness.done(entry)
     return text
