@@ -100,6 +100,7 @@ struct backend {
 	const char *mount_dir;		   /* of the kernel's, or ours */
 	const char *mount_options;	   /* of the kernel's, or ours */
 	const char *program;		   /* that makes our mount */
+	bool ask_anew;			   /* attributes: the kernel's may be old */
 	pid_t server;			   /* of our mount */
 	struct uext4_open_options options; /* of the library's */
 	struct uext4_fs *fs;

@@ -314,14 +314,14 @@ static int posix_stat(struct backend *b, const struct target *t, struct uext4_st
 	struct statx x;
 	struct fsxattr more = { 0 };
 	long flags = 0, generation = 0;
-	int err = find(b, t, &p), fd FD_SCOPE = -1;
+	int err = find(b, t, &p), fd FD_SCOPE = -1, how = b->ask_anew ? AT_STATX_FORCE_SYNC : 0;
 
 	if (err < 0)
 		return err;
 	if (p.fd >= 0)
-		err = result(statx(p.fd, "", AT_EMPTY_PATH, STATX_ALL, &x));
+		err = result(statx(p.fd, "", AT_EMPTY_PATH | how, STATX_ALL, &x));
 	else
-		err = result(statx(p.dir, p.name, AT_SYMLINK_NOFOLLOW, STATX_ALL, &x));
+		err = result(statx(p.dir, p.name, AT_SYMLINK_NOFOLLOW | how, STATX_ALL, &x));
 	if (err < 0)
 		return err;
 	*ret = (struct uext4_stat){

@@ -726,6 +726,7 @@ static void start(struct world *w)
 	pick_mix(w);
 	if (w->posix.program)
 		pick_our_mount(w);
+	w->posix.ask_anew = w->posix.program && w->mix.threads > 1;
 	umask(w->mix.umask);
 	pthread_mutex_init(&w->lock, NULL);
 	w->rules.kernel = w->b->ops->kernel;

@@ -57,6 +57,8 @@ bool is_fragile(const struct actor *a);
  *    file longer: there has to be room for it.
  *  - It takes capabilities away before it asks for what is refused then: learn_capability(); and
  *    it does so as a user, who may not where a file is append-only: then nobody writes to it.
+ *  - Attributes that are on their way, by a lookup of somebody else, while a name or an attribute
+ *    of the node changes it takes for new ones: where several threads work the server is asked.
  *  - It says a little later that it has forgotten what went with its last name: frees_are_due(),
  *    wait_for_frees().
  *  - It says that what was named is a directory, or none, before the server can say that it may
