@@ -10,7 +10,10 @@
  *  T1  A reader that is stuck in an answer holds up others for a tick or two: one parked thread,
  *      the standby, looks once a tick whether nobody reads and nothing came, and reads then.
  *  T2  Where nothing is asked nobody ticks: the standby sleeps until the next request.
- *  T3  A thread answers what it has read before it reads again (wire.c builds on that).
+ *  T3  The only reader looks for the next request for a moment before it sleeps: to wake a
+ *      processor may take longer than all the rest.  It does so while that pays, and nobody else
+ *      wants the processor.
+ *  T4  A thread answers what it has read before it reads again (wire.c builds on that).
  */
 #include "mount_priv.h"
 
@@ -19,11 +22,15 @@
 #include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
 	TICK_NS = 5000000,
+	LINGER_NS = 200000,
+	LINGER_PROBE = 256, /* of so many requests one shows whether it would pay */
+	PATIENCE_MAX = 16,
 	STUCK_THREADS_MAX = 10, /* in all, however few may read */
 
 	/* The mean of how often a request comes from another task than the one before. */
@@ -54,6 +61,8 @@ struct loop {
 	uint64_t requests;
 	uint32_t last_task;
 	unsigned switches;
+	bool may_linger;
+	unsigned patience; /* 0: the only reader goes to sleep at once */
 	pthread_t thread[];
 };
 
@@ -156,6 +165,37 @@ static void note_request(struct loop *loop)
 		call_parked(loop, loop->readers_max + 1);
 }
 
+/* ---- lingering ------------------------------------------------------------------------------- */
+
+static bool wants_to_linger(const struct loop *loop)
+{
+	return loop->may_linger && !loop->is_crowded &&
+	       (loop->patience > 0 || loop->requests % LINGER_PROBE == 0);
+}
+
+static long preemptions(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nivcsw;
+}
+
+/* Returns whether it paid: a request came, and nobody else wanted the processor. */
+static bool linger(struct loop *loop)
+{
+	long before = preemptions();
+
+	return wire_linger(loop->session, LINGER_NS) && preemptions() == before;
+}
+
+static void note_linger(struct loop *loop, bool paid)
+{
+	if (!paid)
+		loop->patience -= loop->patience > 0;
+	else if (loop->patience < PATIENCE_MAX)
+		loop->patience += 2;
+}
+
 /* ---- threads --------------------------------------------------------------------------------- */
 
 static void *answer(void *arg)
@@ -167,12 +207,17 @@ static void *answer(void *arg)
 		wire_open_own(loop->session);
 	pthread_mutex_lock(&loop->lock);
 	while (take_turn(loop)) {
+		bool lingers = wants_to_linger(loop), paid = false;
 		int len;
 
 		pthread_mutex_unlock(&loop->lock);
+		if (lingers)
+			paid = linger(loop);
 		len = fuse_session_receive_buf(loop->session, &buf);
 		pthread_mutex_lock(&loop->lock);
 		loop->readers--;
+		if (lingers)
+			note_linger(loop, paid);
 		if (fuse_session_exited(loop->session) || (len <= 0 && len != -EINTR))
 			end(loop, len);
 		if (loop->has_ended || len <= 0)
@@ -230,6 +275,7 @@ static int create(struct fuse_session *session, const struct mount_options *opti
 	loop->session = session;
 	loop->readers_max = readers_max;
 	loop->threads_max = threads_max;
+	loop->may_linger = sysconf(_SC_NPROCESSORS_ONLN) > 1;
 	sem_init(&loop->finish, 0, 0);
 	pthread_mutex_init(&loop->lock, NULL);
 	pthread_condattr_init(&attr);

@@ -177,6 +177,8 @@ bool wire_kills_privileges(void);
  */
 void wire_open_own(struct fuse_session *session);
 void wire_close_own(void);
+/* Looks for a request, for up to @ns, without sleeping; false: there is none. */
+bool wire_linger(struct fuse_session *session, uint64_t ns);
 
 /* ---- fuse.c --------------------------------------------------------------------------------- */
 

@@ -16,9 +16,11 @@
 
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static const uint32_t promises = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;
@@ -63,6 +65,22 @@ void wire_close_own(void)
 	if (self.has_own)
 		close(self.own_fd);
 	self.has_own = false;
+}
+
+bool wire_linger(struct fuse_session *session, uint64_t ns)
+{
+	struct pollfd poller = { .fd = self.has_own ? self.own_fd : fuse_session_fd(session),
+				 .events = POLLIN };
+	struct timespec start, now;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		if (poll(&poller, 1, 0) != 0)
+			return true;
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((uint64_t)((now.tv_sec - start.tv_sec) * 1000000000 + now.tv_nsec -
+			    start.tv_nsec) < ns);
+	return false;
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */
