@@ -6,8 +6,8 @@
  *
  * Shows FILES files of BYTES zeros each, in directories d0, d1, ... of FILES_PER_DIR files named
  * f0, f1, ...  Nothing is stored: node ids are computed from names and back.  The connection is set
- * up as the one of `uext4 mount` is, and answers come out of one buffer of zeros, so what is
- * measured is the kernel and libfuse alone.
+ * up as the one of `uext4 mount` is, but for fuse/wire.c and loop.c: libfuse's threads answer, out
+ * of one buffer of zeros, so what is measured is the kernel and libfuse alone.
  *
  * Node ids: 1 is the root, 2 + d directory d, 2 + dirs + f file f (files are counted through).
  */

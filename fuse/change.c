@@ -114,9 +114,9 @@ static void tell_moved(const struct server *server, uint32_t dir, const char *na
 	uint32_t ino;
 
 	if (uext4_lookup(server->fs, dir, name, strlen(name), &ino) < 0 ||
-	    uext4_stat(server->fs, ino, &stat) < 0 || !S_ISDIR(stat.mode) || !server->session)
+	    uext4_stat(server->fs, ino, &stat) < 0 || !S_ISDIR(stat.mode))
 		return;
-	(void)fuse_lowlevel_notify_inval_inode(server->session, node_of(ino), 0, 0);
+	tell_old(server, node_of(ino), 0, 0);
 }
 
 /* The flags of renameat2(2) are ours. */
@@ -334,10 +334,9 @@ void op_write(fuse_req_t req, fuse_ino_t node, const char *buf, size_t size, off
 static void tell_done_in_part(const struct server *server, fuse_ino_t node, int mode, off_t offset,
 			      off_t len)
 {
-	bool alone = server->options->single_thread || server->options->threads_max == 1;
-
-	if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) && !alone && server->session)
-		(void)fuse_lowlevel_notify_inval_inode(server->session, node, offset, len);
+	if (mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) &&
+	    session_readers(server->options) > 1)
+		tell_old(server, node, offset, len);
 	else
 		tell_changed(server, node);
 }

@@ -5,8 +5,9 @@
  *
  * The image mostly belongs to this mount alone and changes only through it, so the kernel may keep
  * everything it has once been told: entries (also those that do not exist), attributes, symlinks,
- * listings and pages.  What is left for the server is the first touch of each object, and that
- * decides its shape: no open and no release requests, attributes along with listings, big reads.
+ * listings and pages (but attributes of directories, and of files with several names, only for a
+ * second).  What is left for the server is the first touch of each object, and that decides its
+ * shape: no open and no release requests, attributes along with listings, big reads.
  * Where the program that serves uses the image itself (share.c) it keeps only pages of open files.
  *
  * F1  A node id is the ext4 inode number, but for the root (1 there, 2 here).  Inode 1 (bad blocks)
@@ -66,10 +67,15 @@ void reply_error(fuse_req_t req, int err, uint32_t ino)
 	fuse_reply_err(req, -err);
 }
 
-void tell_changed(const struct server *server, fuse_ino_t node)
+void tell_old(const struct server *server, fuse_ino_t node, off_t offset, off_t len)
 {
 	if (server->session)
-		(void)fuse_lowlevel_notify_inval_inode(server->session, node, -1, 0);
+		(void)fuse_lowlevel_notify_inval_inode(server->session, node, offset, len);
+}
+
+void tell_changed(const struct server *server, fuse_ino_t node)
+{
+	tell_old(server, node, -1, 0);
 }
 
 void reply_status(fuse_req_t req, int err, uint32_t ino)

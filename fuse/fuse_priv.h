@@ -17,6 +17,11 @@ void reply_status(fuse_req_t req, int err, uint32_t ino);
 /* Answers with the entry of @ino, which was just made or linked in @dir, or with @err. */
 void reply_new_entry(fuse_req_t req, int err, uint32_t ino, uint32_t dir);
 
+/*
+ * The kernel is to ask for the attributes of @node again, and for its pages, or a directory's
+ * listing, of [@offset, @offset + @len); @len 0: all behind.
+ */
+void tell_old(const struct server *server, fuse_ino_t node, off_t offset, off_t len);
 /* The kernel is to ask for the attributes of @node again; its pages stay. */
 void tell_changed(const struct server *server, fuse_ino_t node);
 

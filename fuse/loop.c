@@ -243,10 +243,8 @@ static void start_thread(struct loop *loop)
 	}
 }
 
-/*
- * One thread is the fastest for one client, as many as there are processors for several.
- */
-static unsigned choose_readers(const struct mount_options *options)
+/* One is the fastest for one client, as many as there are processors for several. */
+unsigned session_readers(const struct mount_options *options)
 {
 	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 
@@ -260,7 +258,7 @@ static unsigned choose_readers(const struct mount_options *options)
 static int create(struct fuse_session *session, const struct mount_options *options,
 		  struct loop **ret_loop)
 {
-	unsigned readers_max = choose_readers(options);
+	unsigned readers_max = session_readers(options);
 	unsigned threads_max = readers_max + 1;
 	pthread_condattr_t attr;
 	struct loop *loop;

@@ -219,6 +219,9 @@ int session_add_args(struct server *server, struct mount_options *options,
 
 /* ---- loop.c --------------------------------------------------------------------------------- */
 
+/* How many threads may read requests at the same time; 1: there is no other one at all. */
+unsigned session_readers(const struct mount_options *options);
+
 /*
  * Answers until the end of the mount, or until fuse_session_exit() and a signal (SIGUSR2, caught)
  * to the calling thread; 0, or why not.

@@ -45,6 +45,11 @@ bool wire_kills_privileges(void)
 
 /* ---- descriptors ----------------------------------------------------------------------------- */
 
+static int own_or(int shared)
+{
+	return self.has_own ? self.own_fd : shared;
+}
+
 void wire_open_own(struct fuse_session *session)
 {
 	uint32_t shared = (uint32_t)fuse_session_fd(session);
@@ -69,8 +74,7 @@ void wire_close_own(void)
 
 bool wire_linger(struct fuse_session *session, uint64_t ns)
 {
-	struct pollfd poller = { .fd = self.has_own ? self.own_fd : fuse_session_fd(session),
-				 .events = POLLIN };
+	struct pollfd poller = { .fd = own_or(fuse_session_fd(session)), .events = POLLIN };
 	struct timespec start, now;
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
@@ -114,7 +118,7 @@ static ssize_t read_request(int fd, void *buf, size_t size, void *userdata)
 {
 	struct wire *wire = &((struct server *)userdata)->wire;
 	const struct request *r = buf;
-	ssize_t len = read(self.has_own ? self.own_fd : fd, buf, size);
+	ssize_t len = read(own_or(fd), buf, size);
 
 	if (len < (ssize_t)sizeof(r->header))
 		return len;
@@ -148,8 +152,7 @@ static ssize_t write_answer(int fd, struct iovec *iov, int count, void *userdata
 	struct iovec added[2];
 
 	/* What was read there is answered there; what nobody has asked for may go anywhere. */
-	if (self.has_own)
-		fd = self.own_fd;
+	fd = own_or(fd);
 	if (!is_init_answer(wire, iov, count))
 		return writev(fd, iov, count);
 	memcpy(&out, iov[1].iov_base, iov[1].iov_len);

@@ -47,12 +47,13 @@ uint32_t cache_block_size(const struct cache *cache);
 
 /* ---- buffers --------------------------------------------------------------------------------- */
 
+struct buf;
+
 /*
  * How one kind of metadata block is recognised.  verify() gets the block as read and what
  * buf_read() was given: 0, or an error with text (corrupt(), bad_checksum()).  It may not block or
  * take locks.
  */
-struct buf;
 struct buf_ops {
 	const char *name; /* "extent block" */
 	int (*verify)(const void *data, uint32_t bytes, blk_t blk, const void *arg);

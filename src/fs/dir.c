@@ -47,8 +47,7 @@ static int leaf_or_node_verify(const void *data, uint32_t bytes, blk_t blk, cons
 
 static void leaf_seal(struct buf *buf, uint64_t owner, void *arg)
 {
-	const struct geom *g = &((struct uext4_fs *)arg)->geom;
-	const struct verify_inode vi = { .geom = g, .csum_seed = buf_owner_seed(g, owner) };
+	const struct verify_inode vi = buf_owner_arg(arg, owner);
 
 	seal_dirent_block(&vi, buf->data);
 }

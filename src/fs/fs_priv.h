@@ -17,10 +17,13 @@ static inline uint64_t inode_buf_owner(const struct inode *ip)
 	return (uint64_t)ip->ino << 32 | ip->generation;
 }
 
-/* The same as inode.csum_seed. */
-static inline uint32_t buf_owner_seed(const struct geom *g, uint64_t owner)
+/* For buf_ops.seal() of a block of an inode: as much of inode_verify_arg() as a seal needs. */
+static inline struct verify_inode buf_owner_arg(const struct uext4_fs *fs, uint64_t owner)
 {
-	return verify_inode_seed(g, (uint32_t)(owner >> 32), (uint32_t)owner);
+	return (struct verify_inode){
+		.geom = &fs->geom,
+		.csum_seed = verify_inode_seed(&fs->geom, (uint32_t)(owner >> 32), (uint32_t)owner),
+	};
 }
 
 /* map_read_buf() that, when it has to read, reads up to @ahead neighbours on disk as well. */

@@ -36,36 +36,29 @@ static const struct buf_ops desc_block_ops = {
 	.verify = desc_block_verify,
 };
 
+static blk_t desc_block_of(const struct uext4_fs *fs, uint32_t group)
+{
+	return geom_desc_block(&fs->geom, fs->super_blk, group / fs->geom.desc_per_block);
+}
+
+static struct ext4_group_desc *desc_in(const struct geom *g, const struct buf *buf, uint32_t group)
+{
+	return (void *)(buf->data + group % g->desc_per_block * g->desc_size);
+}
+
 static int desc_buf_read(struct uext4_fs *fs, uint32_t group, uint32_t ahead, struct buf **ret_buf,
 			 struct ext4_group_desc **ret_gd)
 {
-	const struct geom *g = &fs->geom;
-	uint32_t index = group / g->desc_per_block;
 	struct buf *buf;
 	int err;
 
-	assert(group < g->groups);
-	err = buf_read(fs->cache, geom_desc_block(g, fs->super_blk, index), &desc_block_ops, 0,
-		       NULL, ahead, &buf);
+	assert(group < fs->geom.groups);
+	err = buf_read(fs->cache, desc_block_of(fs, group), &desc_block_ops, 0, NULL, ahead, &buf);
 	if (err < 0)
 		return fail_in(err, "descriptor of group %u", group);
-	*ret_gd = (void *)(buf->data + group % g->desc_per_block * g->desc_size);
+	*ret_gd = desc_in(&fs->geom, buf, group);
 	*ret_buf = buf;
 	return 0;
-}
-
-/* If it is in memory, else NULL. */
-static struct buf *desc_buf_lookup(struct uext4_fs *fs, uint32_t group,
-				   struct ext4_group_desc **ret_gd)
-{
-	const struct geom *g = &fs->geom;
-	struct buf *buf;
-
-	buf = buf_lookup(fs->cache,
-			 geom_desc_block(g, fs->super_blk, group / g->desc_per_block));
-	if (buf != NULL)
-		*ret_gd = (void *)(buf->data + group % g->desc_per_block * g->desc_size);
-	return buf;
 }
 
 int group_desc_buf(struct uext4_fs *fs, uint32_t group, struct buf **ret_buf,
@@ -185,10 +178,11 @@ static void bitmap_seal(struct balloc *b, uint32_t group, const struct buf *buf,
 {
 	const struct geom *g = b->geom;
 	struct group *grp = &b->groups[group];
+	struct buf *desc_buf BUF_SCOPE = buf_lookup(b->fs->cache, desc_block_of(b->fs, group));
 	struct ext4_group_desc *gd;
-	struct buf *desc_buf BUF_SCOPE = desc_buf_lookup(b->fs, group, &gd);
 
 	assert(desc_buf != NULL);
+	gd = desc_in(g, desc_buf, group);
 	group_lock(b, group); /* D1 */
 	seal_bitmap(g, gd, buf->data, inode_bitmap);
 	seal_group_desc(g, group, gd);

@@ -56,8 +56,7 @@ static int orphan_block_verify(const void *data, uint32_t bytes, blk_t blk, cons
 
 static void orphan_block_seal(struct buf *buf, uint64_t owner, void *arg)
 {
-	const struct geom *g = &((struct uext4_fs *)arg)->geom;
-	const struct verify_inode vi = { .geom = g, .csum_seed = buf_owner_seed(g, owner) };
+	const struct verify_inode vi = buf_owner_arg(arg, owner);
 
 	seal_orphan_block(&vi, buf->data, buf->blk);
 }

@@ -505,14 +505,16 @@ static void request_add_batch(struct request *rq, struct batch *b)
 	}
 }
 
-static void batch_write(struct batch *b)
+/* What is planned of some files of one file system. */
+static void batches_write(struct batch *batches, size_t count)
 {
 	struct request rq;
 
-	rq.dev = b->ip->fs->dev;
+	rq.dev = batches[0].ip->fs->dev;
 	rq.pieces = 0;
 	rq.bytes = rq.offset = 0;
-	request_add_batch(&rq, b);
+	for (size_t i = 0; i < count; i++)
+		request_add_batch(&rq, &batches[i]);
 	submit(&rq);
 }
 
@@ -1011,7 +1013,7 @@ static int batch_run(struct batch *b)
 		if (file_is_journalled(b->ip) || overwrites_in_scope(b)) {
 			batch_journal(b);
 		} else {
-			batch_write(b);
+			batches_write(b, 1);
 			batch_map(b);
 		}
 		batch_settle(b);
@@ -1110,18 +1112,6 @@ static size_t plan_together(struct mapping *const *ms, size_t count, struct batc
 	return n;
 }
 
-static void write_together(struct batch *batches, size_t count)
-{
-	struct request rq;
-
-	rq.dev = batches[0].ip->fs->dev;
-	rq.pieces = 0;
-	rq.bytes = rq.offset = 0;
-	for (size_t i = 0; i < count; i++)
-		request_add_batch(&rq, &batches[i]);
-	submit(&rq);
-}
-
 /* One of the files, whose planned runs were written: these are mapped, the rest goes alone. */
 static int finish_together(struct mapping *m, struct batch *b)
 {
@@ -1147,7 +1137,7 @@ int file_writepages_together(struct mapping *const *ms, size_t count)
 	assert(count <= MAPPINGS_TOGETHER);
 	for (size_t done = 0, n; done < count; done += n) {
 		n = plan_together(ms + done, count - done, batches, &room);
-		write_together(batches, n);
+		batches_write(batches, n);
 		for (size_t i = 0; i < n; i++)
 			err = first_error(err, finish_together(ms[done + i], &batches[i]));
 	}
